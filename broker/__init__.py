@@ -1,0 +1,78 @@
+"""The bus that carries AMI actions and events over Redis: what producers and consumers import.
+
+    from broker import Bus
+
+    async with Bus("redis://127.0.0.1:6379/0") as bus:
+        result = await bus.server("pbx1").request("CoreShowChannels")
+
+`broker.sync` has the same names for code without asyncio; `broker.ami` is the protocol alone.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from broker.call import Call
+    from broker.client import Bus, Server
+    from broker.codec import FINAL_STATES, BadMessage, BusEvent, BusResponse, Result, State
+    from broker.errors import (
+        ActionCancelled,
+        ActionError,
+        ActionExpired,
+        ActionFailed,
+        ActionRejected,
+        ActionUnknown,
+        AmibusError,
+        BusUnavailable,
+        ErrorCode,
+        Refused,
+        ResultTimeout,
+        SettingsError,
+    )
+    from broker.record import Record
+
+__all__ = [
+    "FINAL_STATES",
+    "ActionCancelled",
+    "ActionError",
+    "ActionExpired",
+    "ActionFailed",
+    "ActionRejected",
+    "ActionUnknown",
+    "AmibusError",
+    "BadMessage",
+    "Bus",
+    "BusEvent",
+    "BusResponse",
+    "BusUnavailable",
+    "Call",
+    "ErrorCode",
+    "Record",
+    "Refused",
+    "Result",
+    "ResultTimeout",
+    "Server",
+    "SettingsError",
+    "State",
+]
+
+_HOMES = {
+    "Bus": "client",
+    "Server": "client",
+    "Call": "call",
+    "Record": "record",
+    **dict.fromkeys(("FINAL_STATES", "BadMessage", "BusEvent", "BusResponse", "Result", "State"), "codec"),
+}
+
+
+def __getattr__(name: str) -> object:
+    # Names are loaded when they are first used: `import broker.ami` must not bring Redis and msgpack along.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,309 @@
+"""Stream entries, both ways: AMI headers as they are, plus `Bus-*` fields that never reach Asterisk."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from broker.ami import MAX_HEADERS, MAX_LINE_BYTES
+from broker.errors import ErrorCode, Refused
+from broker.keys import URGENT
+
+Pairs = list[tuple[str, str]]
+HeaderValue = str | int | float | bool | Sequence[str | int | float | bool] | None
+
+DEFAULT_DEADLINE_S = 30 * 60.0
+"""An entry never outlives the records that guard it against a second write."""
+
+DEFAULT_TIMEOUT_S = 30.0
+"""How long Asterisk's full answer is waited for once an action is sent."""
+
+MAX_TIMEOUT_S = 3600.0
+MAX_TAG_BYTES = 256
+
+_ACTION_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_ENTRY_ID = re.compile(r"\d+-\d+")
+_PRODUCER = re.compile(r"[A-Za-z0-9_@-]{1,32}")
+_REPLY = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]{0,200})?")
+_HEADER_NAME = re.compile(r"[!-9;-~]+")
+_BUS_FIELDS = frozenset(
+    ("bus-producer", "bus-deadline", "bus-timeout", "bus-reply", "bus-tag", "bus-traceparent", "bus-target")
+)
+
+
+def usable_action_id(action_id: str) -> bool:
+    """Whether a producer may give this ActionID. `digits-digits` and `u.digits-digits` are the entry ids' own."""
+    return bool(_ACTION_ID.fullmatch(action_id)) and not _ENTRY_ID.fullmatch(action_id.removeprefix("u."))
+
+
+def entry_action_id(lane: str, entry: str) -> str:
+    """The ActionID of an entry that brought none; ids are unique per stream only, hence the `u.`."""
+    return f"u.{entry}" if lane == URGENT else entry
+
+
+@dataclass(slots=True)
+class Request:
+    """One entry as the worker sees it. A malformed entry has a `refusal`, and is never sent."""
+
+    lane: str
+    entry: str
+    action_id: str
+    action: str = ""
+    pairs: Pairs = field(default_factory=list)
+    """The AMI headers in the order given, without Action, ActionID and `Bus-*`."""
+    producer: str = ""
+    deadline: float = 0.0
+    """Unix seconds by Redis' clock: not to be sent after it."""
+    timeout_s: float | None = None
+    """Seconds to wait for Asterisk's full answer; None: the default of the action."""
+    reply: str = ""
+    tag: str = ""
+    traceparent: str = ""
+    target: str = ""
+    """`Bus-Target`: the ActionID that the worker's own actions are about."""
+    fingerprint: str = ""
+    refusal: Refused | None = None
+
+    queued_at: float = 0.0
+    """Unix seconds: Redis' time when the entry was added, from its id."""
+
+    def __post_init__(self) -> None:
+        self.queued_at = entry_time(self.entry)
+
+
+def entry_time(entry: str) -> float:
+    """The unix time in seconds that an entry's id holds."""
+    return int(entry.partition("-")[0]) / 1000
+
+
+def decode_entry(lane: str, entry: str, fields: Sequence[bytes]) -> Request:
+    """Read an entry's raw fields (name, value, name, value, ...).
+
+    Never raises for what an entry holds: whatever is wrong becomes the request's `refusal`. Values that are not UTF-8
+    keep their bytes (surrogateescape).
+    """
+    request = Request(lane, entry, entry_action_id(lane, entry))
+    request.deadline = request.queued_at + DEFAULT_DEADLINE_S
+    bus: dict[str, str] = {}
+    try:
+        _read_fields(request, bus, fields)
+    except Refused as refusal:
+        request.refusal = refusal
+    # Read the envelope even of a refused entry: whoever asked should hear of the refusal.
+    for name, value in bus.items():
+        try:
+            _read_bus_field(request, name, value)
+        except Refused as refusal:
+            request.refusal = request.refusal or refusal
+    request.fingerprint = fingerprint(request.action, request.pairs)
+    return request
+
+
+def _read_fields(request: Request, bus: dict[str, str], fields: Sequence[bytes]) -> None:
+    refusals: list[Refused] = []
+    ids: list[str] = []
+    actions: list[str] = []
+    pairs = request.pairs
+    for at in range(0, len(fields) - 1, 2):
+        name = fields[at].decode("utf-8", "surrogateescape")
+        value = fields[at + 1].decode("utf-8", "surrogateescape")
+        lowered = name.lower()
+        if lowered == "action":
+            actions.append(value)
+        elif lowered == "actionid":
+            ids.append(value)
+        elif lowered.startswith("bus-"):
+            if lowered.startswith("bus-x-"):
+                continue
+            if not refusals and (lowered not in _BUS_FIELDS or lowered in bus):
+                why = "is given twice" if lowered in bus else "is not a field of the bus (Bus-X-* is yours)"
+                refusals.append(Refused(ErrorCode.UNKNOWN_BUS_FIELD, f"{printable(name)} {why}"))
+            bus.setdefault(lowered, value)
+        else:
+            pairs.append((name, value))
+    if len(actions) == 1 and actions[0].strip():
+        request.action = actions[0]
+    else:
+        refusals.append(
+            Refused(
+                ErrorCode.MALFORMED,
+                f"an entry needs the field Action once, not {len(actions)} times"
+                if len(actions) != 1
+                else "the field Action is empty",
+            )
+        )
+    if len(ids) > 1:
+        refusals.append(Refused(ErrorCode.MALFORMED, "ActionID is given twice"))
+    elif ids and usable_action_id(ids[0]):
+        request.action_id = ids[0]
+    elif ids and ids[0]:
+        refusals.append(
+            Refused(
+                ErrorCode.BAD_ACTION_ID,
+                f"ActionID {printable(ids[0])} is not 1 to 64 characters of A-Z a-z 0-9 . _ : -, or is like an entry id",
+            )
+        )
+    _check_size(pairs, refusals)
+    if refusals:
+        raise refusals[0]
+
+
+def _check_size(pairs: Pairs, refusals: list[Refused]) -> None:
+    # Here, before anything looks closer: a pattern that is quick on a line of AMI may take minutes on a megabyte.
+    if len(pairs) + 2 > MAX_HEADERS:
+        many = f"{len(pairs) + 2} headers, Action and ActionID included: Asterisk takes {MAX_HEADERS}"
+        refusals.append(Refused(ErrorCode.TOO_MANY_HEADERS, many))
+    for name, value in pairs:
+        if len(name) + len(value) + 2 > MAX_LINE_BYTES:
+            long = f"the header {printable(name)} is too long: Asterisk takes {MAX_LINE_BYTES} bytes a line"
+            refusals.append(Refused(ErrorCode.LINE_TOO_LONG, long))
+            return
+
+
+def _read_bus_field(request: Request, name: str, value: str) -> None:
+    if name == "bus-producer":
+        request.producer = _matched("Bus-Producer", value, _PRODUCER)
+    elif name == "bus-reply":
+        request.reply = _matched("Bus-Reply", value, _REPLY)
+    elif name == "bus-target":
+        request.target = _matched("Bus-Target", value, _ACTION_ID)
+    elif name == "bus-traceparent":
+        request.traceparent = _matched("Bus-Traceparent", value, _TRACEPARENT)
+    elif name == "bus-tag":
+        if len(value.encode("utf-8", "surrogateescape")) > MAX_TAG_BYTES:
+            raise Refused(ErrorCode.MALFORMED, f"Bus-Tag is over {MAX_TAG_BYTES} bytes")
+        request.tag = text_of(value)
+    elif name == "bus-timeout":
+        request.timeout_s = _seconds("Bus-Timeout", value)
+        if not 0 < request.timeout_s <= MAX_TIMEOUT_S:
+            raise Refused(ErrorCode.MALFORMED, f"Bus-Timeout {value} is not between 0 and {MAX_TIMEOUT_S:g} seconds")
+    elif name == "bus-deadline":
+        request.deadline = _deadline(value, request.queued_at)
+
+
+def _deadline(value: str, queued_at: float) -> float:
+    if value.startswith("+"):
+        deadline = queued_at + _seconds("Bus-Deadline", value[1:])
+    else:
+        deadline = _seconds("Bus-Deadline", value)
+    if deadline > queued_at + DEFAULT_DEADLINE_S:
+        # A record guards its ActionID for a limited time; an entry that outlived it could be sent twice.
+        raise Refused(
+            ErrorCode.MALFORMED, f"Bus-Deadline is more than {DEFAULT_DEADLINE_S / 60:g} minutes after the entry's time"
+        )
+    return deadline
+
+
+def _seconds(name: str, value: str) -> float:
+    if not re.fullmatch(r"\d{1,12}(\.\d{1,9})?", value, re.ASCII):
+        raise Refused(ErrorCode.MALFORMED, f"{name} {printable(value)} is not a number of seconds")
+    return float(value)
+
+
+def _matched(name: str, value: str, pattern: re.Pattern[str]) -> str:
+    if not pattern.fullmatch(value):
+        raise Refused(ErrorCode.MALFORMED, f"{name} {printable(value)} does not match {pattern.pattern}")
+    return value
+
+
+def fingerprint(action: str, pairs: Iterable[tuple[str, str]]) -> str:
+    """SHA-256 over the headers as given, without ActionID and `Bus-*`: whether two entries ask for the same thing.
+
+    Names are lower-cased and sorted; the order among equal names (Variable) is kept.
+    """
+    asked = sorted([("action", action), *((name.lower(), value) for name, value in pairs)], key=lambda pair: pair[0])
+    text = "\0".join([part for pair in asked for part in pair])
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def encode_action(
+    action: str,
+    headers: Mapping[str, HeaderValue] | Iterable[tuple[str, HeaderValue]],
+    *,
+    action_id: str | None = None,
+    producer: str | None = None,
+    deadline: float | str | None = None,
+    timeout_s: float | None = None,
+    reply: str | None = None,
+    tag: str | None = None,
+    traceparent: str | None = None,
+) -> list[str]:
+    """The field list of an XADD (name, value, name, value, ...).
+
+    A header given as a list is repeated; None leaves it out; True and False become AMI's `true` and `false`.
+    `deadline` is unix seconds, or text such as `+30`. Raises `Refused` for what could never be sent.
+    """
+    fields = ["Action", _sendable("Action", action)]
+    if action_id is not None:
+        if not usable_action_id(action_id):
+            raise Refused(
+                ErrorCode.BAD_ACTION_ID,
+                f"ActionID {printable(action_id)} is not 1 to 64 characters of A-Z a-z 0-9 . _ : -",
+            )
+        fields += ["ActionID", action_id]
+    for name, value in headers.items() if isinstance(headers, Mapping) else headers:
+        for text in _texts(value):
+            fields += [_header_name(name), _sendable(name, text)]
+    bus = {
+        "Bus-Producer": producer,
+        "Bus-Deadline": deadline,
+        "Bus-Timeout": timeout_s,
+        "Bus-Reply": reply,
+        "Bus-Tag": tag,
+        "Bus-Traceparent": traceparent,
+    }
+    for name, given in bus.items():
+        if given is not None:
+            fields += [name, f"{given:.6f}".rstrip("0").rstrip(".") if isinstance(given, float) else str(given)]
+    return fields
+
+
+def _texts(value: HeaderValue) -> list[str]:
+    if value is None:
+        return []
+    if isinstance(value, (bytes, bytearray)):
+        raise TypeError("the value of a header is text, not bytes")  # as a sequence it would be one header per byte
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [text for item in value for text in _texts(item)]
+    if isinstance(value, bool):
+        return ["true" if value else "false"]
+    return [str(value)]
+
+
+def _header_name(name: str) -> str:
+    if not _HEADER_NAME.fullmatch(name):
+        raise Refused(
+            ErrorCode.BAD_HEADER, f"header name {printable(name)} is not printable ASCII without blanks and colons"
+        )
+    return name
+
+
+def _sendable(name: str, value: str) -> str:
+    # The guard against injection: a line end would begin a header, or an action, of the value's own.
+    if any(forbidden in value for forbidden in "\r\n\0"):
+        raise Refused(ErrorCode.BAD_HEADER, f"the value of {name} holds CR, LF or NUL")
+    if value.isascii():
+        return value
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise Refused(ErrorCode.BAD_HEADER, f"the value of {name} holds a lone surrogate") from None
+    return value
+
+
+def text_of(value: str) -> str:
+    """A value fit for msgpack and people: bytes that were not UTF-8 are read as Latin-1, the whole value at once."""
+    if value.isascii():
+        return value
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return value.encode("utf-8", "surrogateescape").decode("latin-1")
+    return value
+
+
+def printable(value: str, limit: int = 80) -> str:
+    """A value as it may stand in a message for a person: one line, ASCII-safe, cut."""
+    shown = ascii(value[: limit + 1])
+    return shown if len(shown) <= limit else f"{shown[:limit]}...'"

@@ -1,0 +1,128 @@
+#!lua flags=allow-oom
+-- Entries reach their final state: record, line in `results`, message, acknowledgement, all or nothing.
+-- Not fenced by the lease but by the attempt: the truth from a worker that has lost its lease since is welcome.
+-- ARGV: root, epoch, PUBLISH or SPUBLISH, length of `results`, length of `dead`, then the items. An item: id, lane, entry, attempt (the
+--   epoch of its mark, or empty: it was never sent), ttl_ms, message, reply, channel_id (of an Originate that placed no call, or empty),
+--   state, error_code, error, action, producer, queued_at, settled_at (for `results`), then three lists, each with its number first:
+--   base (the record's first fields), fields (its final ones), dead (for `dead`)
+-- Returns a list of verdicts; `missing`: the record is gone and the item brings no base fields to make it anew; nothing was done.
+local root, publish = ARGV[1], ARGV[3]
+local FINAL = {done = true, failed = true, rejected = true, expired = true, cancelled = true, unknown = true}
+local finished = {actions = {}, urgent = {}}
+
+local function list(at)
+  local first = at + 1
+  return {first = first, last = first + tonumber(ARGV[at]) - 1}
+end
+
+local function tell(item, key)
+  redis.call('XADD', root .. 'results', 'MAXLEN', '~', ARGV[4], '*', 'action_id', item.id, 'entry', item.entry,
+    'action', item.action, 'state', item.state, 'producer', item.producer, 'queued_at', item.queued_at,
+    'settled_at', item.settled_at, 'error_code', item.error_code, 'message', item.error, 'revised', '0')
+  redis.call(publish, key, item.message)
+  if item.reply ~= '' then
+    redis.call(publish, root .. 'reply:' .. item.reply, item.message)
+  end
+  if item.dead.last > item.dead.first then
+    redis.call('XADD', root .. 'dead', 'MAXLEN', '~', ARGV[5], '*', unpack(ARGV, item.dead.first, item.dead.last))
+  end
+end
+
+local function write(item, key, entry, call)
+  if not entry then
+    redis.call('HSET', key, unpack(ARGV, item.base.first, item.base.last))
+  end
+  redis.call('HSET', key, unpack(ARGV, item.fields.first, item.fields.last))
+  -- The record of a live call is kept until the call is over; who notes that sets its end.
+  if call and call ~= 'ended' then
+    redis.call('PERSIST', key)
+  else
+    redis.call('PEXPIRE', key, item.ttl_ms)
+  end
+  if item.channel_id ~= '' and not call and redis.call('HGET', root .. 'legs', item.channel_id) == item.id then
+    redis.call('HDEL', root .. 'legs', item.channel_id)
+  end
+end
+
+local function settle(item)
+  local key = root .. 'action:' .. item.id
+  local record = redis.pcall('HMGET', key, 'state', 'entry', 'lane', 'epoch', 'call')
+  local state, entry = record[1], record[2]
+  local verdict = 'settled'
+  if record.err or (state and entry and (entry ~= item.entry or record[3] ~= item.lane)) then
+    -- The record is another entry's, or none at all: this one is answered by a result of its own, the record is left alone.
+    -- Answered once: its entry is gone where the reply to this call was lost and the call is repeated.
+    local stream = root .. (item.lane == 'urgent' and 'actions:urgent' or 'actions')
+    if redis.call('XACK', stream, 'workers', item.entry) + redis.call('XDEL', stream, item.entry) > 0 then
+      tell(item, key)
+    end
+    return 'apart'
+  elseif item.attempt ~= '' and record[4] and record[4] ~= item.attempt then
+    return 'superseded'
+  elseif FINAL[state] and entry then
+    verdict = 'already'
+  elseif not entry and item.base.last < item.base.first then
+    return 'missing'
+  else
+    write(item, key, entry, record[5])
+    tell(item, key)
+  end
+  local entries = finished[item.lane]
+  entries[#entries + 1] = item.entry
+  return verdict
+end
+
+-- Whether one entry id is surely below another. Numbers over 2^53 are not exact in Lua: then it is not sure.
+local function below(id, other)
+  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+  local other_ms, other_seq = string.match(other, '^(%d+)-(%d+)$')
+  ms, seq, other_ms, other_seq = tonumber(ms), tonumber(seq), tonumber(other_ms), tonumber(other_seq)
+  if math.max(ms, seq, other_ms, other_seq) >= 9007199254740992 then
+    return false
+  end
+  return ms < other_ms or (ms == other_ms and seq < other_seq)
+end
+
+-- Acknowledge and delete. Deleting one by one searches the stream's block for each; all before the oldest pending entry has been
+-- settled, so that part is trimmed off at once.
+local function acknowledge(stream, entries)
+  redis.call('XACK', stream, 'workers', unpack(entries))
+  local pending = redis.pcall('XPENDING', stream, 'workers', '-', '+', 1)[1] -- nil also where the group is gone
+  local rest = entries
+  if pending then
+    rest = {}
+    for _, entry in ipairs(entries) do
+      if not below(entry, pending[1]) then
+        rest[#rest + 1] = entry
+      end
+    end
+    if #rest < #entries then
+      redis.call('XTRIM', stream, 'MINID', pending[1])
+    end
+  end
+  if #rest > 0 then
+    redis.call('XDEL', stream, unpack(rest))
+  end
+end
+
+local verdicts = {}
+local at = 6
+while at <= #ARGV do
+  local base = list(at + 15)
+  local fields = list(base.last + 1)
+  local dead = list(fields.last + 1)
+  verdicts[#verdicts + 1] = settle({
+    id = ARGV[at], lane = ARGV[at + 1], entry = ARGV[at + 2], attempt = ARGV[at + 3], ttl_ms = ARGV[at + 4], message = ARGV[at + 5],
+    reply = ARGV[at + 6], channel_id = ARGV[at + 7], state = ARGV[at + 8], error_code = ARGV[at + 9], error = ARGV[at + 10],
+    action = ARGV[at + 11], producer = ARGV[at + 12], queued_at = ARGV[at + 13], settled_at = ARGV[at + 14],
+    base = base, fields = fields, dead = dead,
+  })
+  at = dead.last + 1
+end
+if #finished.actions > 0 then
+  acknowledge(root .. 'actions', finished.actions)
+end
+if #finished.urgent > 0 then
+  acknowledge(root .. 'actions:urgent', finished.urgent)
+end
+return verdicts

@@ -1,0 +1,256 @@
+"""What was put on one server's queue and is not settled yet, and how its result is found."""
+
+import asyncio
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, Final
+
+from broker.codec import Result
+from broker.entry import fingerprint
+from broker.errors import AmibusError, BusUnavailable, ErrorCode
+from broker.keys import Keys
+from broker.link import Interrupted
+from broker.messages import decoded
+from broker.pipeline import Pipeline
+from broker.record import Record, decode_record, result_of_fields, text_fields
+
+FIRST_LOOK_S: Final = 1.0
+"""After so long the record is read, in case the result's message was lost."""
+
+NEXT_LOOK_S: Final = 5.0
+
+MAX_LOOKS: Final = 500
+"""Records read in one go, so that a thousand waiting callers do not keep an XADD waiting."""
+
+MAX_EARLY: Final = 16
+"""Results kept that came before the reply of their XADD."""
+
+RESULTS_PAGE: Final = 1000
+
+
+class Submission:
+    """One action of ours. It is settled by the result of its own entry, and by no other's that has the same
+    ActionID."""
+
+    def __init__(self, action_id: str, fields: list[str]) -> None:
+        self.action_id = action_id
+        self.fields = fields
+        self.entry: str | None = None
+        self.result: Result | None = None
+        self.next_look: float = 0.0
+        self.may_have_missed = False
+        self.on_news: Callable[[], None] = lambda: None
+        self._early: list[Result] = []
+        self._failure: AmibusError | None = None
+        self._over = asyncio.get_running_loop().create_future()
+
+    @property
+    def action(self) -> str:
+        """The action's name."""
+        return self.fields[1]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What is asked for: two entries with one ActionID and one fingerprint are the same action."""
+        pairs = list(zip(self.fields[::2], self.fields[1::2], strict=True))
+        ours = [(name, value) for name, value in pairs[1:] if not _is_envelope(name)]
+        return fingerprint(self.action, ours)
+
+    def added(self, entry: str) -> None:
+        """The XADD was answered: from now on it is known which results are ours."""
+        self.entry = entry
+        early, self._early = self._early, []
+        for result in early:
+            self.offer(result)
+
+    def offer(self, result: Result) -> bool:
+        """Take a result if it is ours. True: it may be ours, which only the record can tell."""
+        if result.entry == self.entry:
+            self.settle(result)
+        elif self.entry is None:
+            self._early = [*self._early[1 - MAX_EARLY :], result]
+        else:
+            # An entry of an XADD whose reply was lost, or of somebody who asked for the same thing before.
+            return result.error_code != ErrorCode.ACTION_ID_REUSED
+        return False
+
+    def consider(self, record: Record) -> None:
+        """Take the record's result, if the record is about what we asked for."""
+        if record.result is not None and self.owns(record):
+            self.settle(record.result)
+
+    def owns(self, record: Record) -> bool:
+        """Whether a record with our ActionID tells our fate, or that of another who used it for something
+        else."""
+        return record.entry == self.entry or record.fingerprint in ("", self.fingerprint)
+
+    def settle(self, result: Result) -> None:
+        """Take a result as ours. The latest wins: `unknown` alone is ever revised."""
+        if self.result is not None and not result.revised:
+            return
+        self.result = result
+        self._finish()
+
+    def fail(self, error: AmibusError) -> None:
+        """End the waiting without a result."""
+        self._failure = self._failure or error
+        self._finish()
+
+    async def settled(self) -> Result:
+        """Wait for the result."""
+        await asyncio.shield(self._over)
+        if self.result is None:
+            raise self._failure or BusUnavailable("the bus is closed")
+        return self.result
+
+    @property
+    def failure(self) -> AmibusError | None:
+        """Why no result can be had any more (the bus was closed)."""
+        return self._failure
+
+    def _finish(self) -> None:
+        if not self._over.done():
+            self._over.set_result(None)
+        self.on_news()
+
+
+def _is_envelope(name: str) -> bool:
+    return name.lower() == "actionid" or name.lower().startswith("bus-")
+
+
+class Submissions:
+    """The submissions of one server that wait for a result, by ActionID.
+
+    Results come as messages on the reply channel. A message can be lost, a record cannot: it is read whenever
+    the subscription was interrupted, and now and then while somebody waits.
+    """
+
+    def __init__(self, keys: Keys, pipeline: Pipeline) -> None:
+        self.keys = keys
+        self._pipeline = pipeline
+        self._by_id: dict[str, list[Submission]] = {}
+        self._wake = asyncio.Event()
+        self._watch: asyncio.Task[None] | None = None
+
+    def register(self, submission: Submission) -> None:
+        """Listen for this one's results."""
+        submission.next_look = asyncio.get_running_loop().time() + FIRST_LOOK_S
+        self._by_id.setdefault(submission.action_id, []).append(submission)
+        if self._watch is None or self._watch.done():
+            self._watch = asyncio.create_task(self._look_after(), name=f"amibus results of {self.keys.server}")
+
+    def forget(self, submission: Submission) -> None:
+        """Listen no more."""
+        same = self._by_id.get(submission.action_id, [])
+        if submission in same:
+            same.remove(submission)
+        if not same:
+            self._by_id.pop(submission.action_id, None)
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def receive(self, data: bytes) -> None:
+        """A message on the reply channel."""
+        message = decoded(data, "a reply channel")
+        if isinstance(message, Result):
+            self.take(message)
+
+    def take(self, result: Result) -> None:
+        """A result from whatever channel."""
+        for submission in tuple(self._by_id.get(result.action_id, ())):
+            if submission.offer(result):
+                self.look_soon(submission)
+
+    def interrupted(self) -> None:
+        """The reply channel was away: look at every record."""
+        for same in self._by_id.values():
+            for submission in same:
+                submission.may_have_missed = True
+                submission.next_look = 0.0
+        self._wake.set()
+
+    def look_soon(self, submission: Submission) -> None:
+        """Read the record of this one at once."""
+        submission.next_look = 0.0
+        self._wake.set()
+
+    async def look(self, submission: Submission, *, patiently: bool = False) -> Record | None:
+        """Read the record, and settle by it what it settles. Raises `Interrupted` (unless patient),
+        `BusUnavailable`."""
+        run = self._pipeline.execute if patiently else self._pipeline.enqueue
+        reply = await run("HGETALL", self.keys.action(submission.action_id))
+        record = decode_record(self.keys.server, submission.action_id, reply)
+        if record is not None:
+            submission.consider(record)
+        return record
+
+    async def close(self, error: AmibusError) -> None:
+        """End all waiting."""
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.wait([self._watch])
+        for same in tuple(self._by_id.values()):
+            for submission in tuple(same):
+                submission.fail(error)
+        self._by_id.clear()
+
+    async def _look_after(self) -> None:
+        while self._by_id:
+            try:
+                async with asyncio.timeout(FIRST_LOOK_S):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            due = self._due()
+            if due:
+                await self._look_at(due)
+
+    def _due(self) -> list[Submission]:
+        now = asyncio.get_running_loop().time()
+        due: list[Submission] = []
+        for same in self._by_id.values():
+            for submission in same:
+                if submission.result is None and submission.entry is not None and submission.next_look <= now:
+                    if len(due) == MAX_LOOKS:
+                        self._wake.set()
+                        return due
+                    submission.next_look = now + NEXT_LOOK_S
+                    due.append(submission)
+        return due
+
+    async def _look_at(self, due: list[Submission]) -> None:
+        outcomes = await asyncio.gather(*(self.look(submission) for submission in due), return_exceptions=True)
+        for submission, outcome in zip(due, outcomes, strict=True):
+            if isinstance(outcome, Interrupted):
+                submission.next_look -= NEXT_LOOK_S - FIRST_LOOK_S
+            elif isinstance(outcome, AmibusError):
+                submission.fail(outcome)
+            elif isinstance(outcome, BaseException):
+                raise outcome
+        refused = [submission for submission in due if submission.may_have_missed and submission.result is None]
+        if refused:
+            await self._look_in_results(refused)
+
+    async def _look_in_results(self, missing: list[Submission]) -> None:
+        # An entry that was refused leaves no record, or another's: if its message was lost, only `results`
+        # knows.
+        by_entry = {submission.entry: submission for submission in missing}
+        start = min(entry.partition("-")[0] for entry in by_entry if entry is not None)
+        while True:
+            try:
+                page: list[Any] = await self._pipeline.enqueue(
+                    "XRANGE", self.keys.results, start, "+", "COUNT", RESULTS_PAGE
+                )
+            except BusUnavailable:
+                # Away, or this user may not read `results`: then the slow look at the record is all there is.
+                return
+            for _, raw in page:
+                fields = text_fields(dict(zip(raw[::2], raw[1::2], strict=True)))
+                submission = by_entry.get(fields.get("entry", ""))
+                if submission is not None and fields.get("action_id") == submission.action_id:
+                    submission.settle(result_of_fields(self.keys.server, submission.action_id, fields))
+            if len(page) < RESULTS_PAGE:
+                return
+            start = f"({page[-1][0].decode()}"
