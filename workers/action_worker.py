@@ -1,0 +1,358 @@
+"""The whole life of an entry, on one screen: `ActionWorker.handle`."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterable
+from enum import Enum
+from typing import Final
+
+import structlog
+from redis.asyncio import Redis
+
+from broker.ami import Response
+from broker.codec import State
+from broker.entry import Request
+from broker.errors import ErrorCode, Refused
+from broker.keys import LANES
+from broker.scripts import Script
+from workers.batch import AWAY, Batch, until_done
+from workers.calls import Calls
+from workers.clock import ServerClock
+from workers.config import Settings
+from workers.connection import AnswerTimeout, ConnectionLost
+from workers.job import Job, make_job
+from workers.lease import Lease, LeaseLost
+from workers.outcome import Outcome, originate_outcome, outcome_of
+from workers.policy import Policy
+from workers.reader import READ_COUNT, Reader
+from workers.records import Item, Records
+from workers.schedule import Schedule
+from workers.sessions import Sessions
+
+REPEATS: Final = 3
+"""How often a read-only action is asked again when its session was lost under it."""
+
+WORKER_LOST: Final = Outcome(
+    State.UNKNOWN,
+    code=ErrorCode.WORKER_LOST,
+    message="the worker that sent it was lost before it could note the answer",
+)
+
+log = structlog.get_logger()
+
+
+class Next(Enum):
+    """What comes of an attempt that has no outcome."""
+
+    AGAIN = "it is to be tried again"
+    OVER = "there is nothing to settle"
+
+
+class ActionWorker:
+    """Takes entries, sends what may be sent, and settles each exactly once."""
+
+    def __init__(
+        self, redis: "Redis", settings: Settings, *, lease: Lease, clock: ServerClock, sessions: Sessions, schedule: Schedule,
+        calls: Calls, reader: Reader, publish: str,
+    ) -> None:  # fmt: skip
+        self._redis = redis
+        self._settings = settings
+        self._lease = lease
+        self._clock = clock
+        self._sessions = sessions
+        self._schedule = schedule
+        self._calls = calls
+        self._reader = reader
+        self._publish = publish
+        self._policy = Policy(settings.allow)
+        self._records = Records(settings)
+        self._scripts = {name: Script(name, settings.keys) for name in ("mark_sending", "mark_sent", "settle")}
+        self._marks: Batch[Item, tuple[str, float]] = Batch("marking", self._send_marks)
+        self._sents: Batch[Item, None] = Batch("marking sent", self._send_sents)
+        self._settles: Batch[Item, str] = Batch("settling", self._send_settles)
+        self._held: dict[str, dict[str, asyncio.Task[None]]] = {lane: {} for lane in LANES}
+        self._begun: set[str] = set()
+        """The entries that have had their turn: they may have been written."""
+        self._room = asyncio.Event()
+        self._failure: asyncio.Future[None] | None = None
+        self._log_quietly = log.bind().debug
+        """Bound once: it is called for every action, nearly always to no effect."""
+        self.totals: Counter[str] = Counter()
+        self.duplicates = 0
+        self.progress_at = time.monotonic()
+
+    # -- reading
+
+    async def run(self) -> None:
+        """Take entries and handle each in a task of its own, until cancelled. Raises what a task could not cope with."""
+        self._failure = asyncio.get_running_loop().create_future()
+        reading = asyncio.create_task(self._read(), name="read entries")
+        try:
+            await asyncio.wait([reading, self._failure], return_when=asyncio.FIRST_COMPLETED)
+            if self._failure.done():
+                self._failure.result()
+            await reading
+        finally:
+            reading.cancel()
+
+    async def drain(self, limit_s: float) -> None:
+        """Let what has been begun come to its end, for at most so long; what waits for its turn stays pending."""
+        self._schedule.close()
+        begun = [task for held in self._held.values() for entry, task in held.items() if entry in self._begun]
+        if begun:
+            log.info("draining", in_flight=len(begun), limit_s=limit_s)
+            await asyncio.wait(begun, timeout=limit_s)
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Give up every entry that is held. What is not settled stays pending, for whoever comes next."""
+        tasks = [task for held in self._held.values() for task in held.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for batch in (self._marks, self._sents, self._settles):
+            batch.close()
+
+    def take(self, requests: Iterable[Request]) -> None:
+        """Handle these entries, each in a task of its own."""
+        for request in requests:
+            held = self._held[request.lane]
+            if request.entry not in held:
+                task = asyncio.create_task(self._hold(request), name=request.entry)
+                held[request.entry] = task
+
+    async def take_missed(self, lane: str) -> None:
+        """Take what is pending for us and not held: the reply to a read was lost on the way."""
+        held = self._held[lane]
+        if len(held) < self._settings.read_ahead:
+            requests = await self._reader.missed(lane, set(held), len(held) + READ_COUNT)
+            if requests:
+                log.warning("entries were read and their reply was lost: taken again", lane=lane, entries=len(requests))
+            self.take(requests)
+
+    async def _read(self) -> None:
+        while True:
+            taken = 0
+            for lane in LANES:
+                room = self._settings.read_ahead - len(self._held[lane])
+                if room > 0:
+                    requests = await until_done("entries", lambda: self._reader.read(lane, min(room, READ_COUNT)))  # noqa: B023
+                    self.take(requests)
+                    taken += len(requests)
+            self.progress_at = time.monotonic()
+            if not taken:
+                await self._wait_for_more()
+
+    async def _wait_for_more(self) -> None:
+        if all(len(held) >= self._settings.read_ahead for held in self._held.values()):
+            self._room.clear()
+            await self._room.wait()
+            return
+        try:
+            await self._reader.doorbell()
+        except AWAY:
+            return  # the read that follows waits for Redis, and says so
+
+    async def _hold(self, request: Request) -> None:
+        try:
+            await self.handle(request)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            assert self._failure is not None
+            if not self._failure.done():
+                self._failure.set_exception(error)
+        finally:
+            del self._held[request.lane][request.entry]
+            self._room.set()
+
+    # -- the whole life of an entry
+
+    async def handle(self, request: Request) -> None:
+        """From the stream to its final state."""
+        try:
+            job = self._admit(request)
+        except Refused as refusal:
+            await self.settle(request, _refused(refusal))
+            return
+        while not await self._attempt(job):
+            pass
+
+    def _admit(self, request: Request) -> Job:
+        """Refuse what is malformed, forbidden, or more than AMI can carry."""
+        if request.refusal is not None:
+            raise request.refusal
+        self._policy.check(request)
+        return make_job(request, self._settings.server)
+
+    async def _attempt(self, job: Job) -> bool:
+        """Wait for its turn, record the intent, send, settle. False: it is to be tried again."""
+        turn = await self._schedule.turn(job.session, job.cost, job.request.deadline)
+        try:
+            if turn is not None:
+                self._begun.add(job.request.entry)
+            verdict, at = await self.mark_sending(job, probe=turn is None)
+            if verdict == "sending":
+                job.sending_at = at
+            outcome = await self._send(job) if verdict == "sending" and turn else self._unsent(job, verdict)
+        finally:
+            if turn is not None:
+                self._begun.discard(job.request.entry)
+                self._schedule.release(turn)
+        if isinstance(outcome, Outcome):
+            await self.settle(job.request, outcome, job)
+        return outcome is not Next.AGAIN
+
+    async def mark_sending(self, job: Job, *, probe: bool) -> tuple[str, float]:
+        """Ask Redis whether this entry may be sent, and record the intent: the verdict, and Redis' time.
+
+        `probe`: its deadline seems to have passed, so only look whether Redis agrees.
+        """
+        return await self._marks.add(self._records.mark(job, probe=probe))
+
+    async def _send(self, job: Job) -> "Outcome | Next":
+        """Write the action and await what comes of it."""
+        if not await self._may_write(job):
+            return _late(job)
+        try:
+            if job.channel_id is not None:
+                return await self._originate(job, job.channel_id)
+            exchange = await self._sessions.request(
+                job.session, job.action, job.spec, job.answer_timeout_s, lambda response: self._mark_sent(job, response)
+            )
+        except ConnectionLost as error:
+            return self._lost(job, error)
+        except AnswerTimeout as error:
+            return Outcome(State.UNKNOWN, code=ErrorCode.TIMEOUT, message=str(error))
+        return outcome_of(exchange)
+
+    async def _originate(self, job: Job, channel_id: str) -> Outcome:
+        """Asterisk's response only says that it was queued; how it went comes as an event, on the events session."""
+        action_id = job.request.action_id
+        response = self._calls.expect(action_id, channel_id)
+        placed = True
+        try:
+            exchange = await self._sessions.request(job.session, job.action, job.spec, job.answer_timeout_s)
+            outcome = outcome_of(exchange)
+            if outcome.state is not State.DONE or exchange.answer.response is None:
+                placed = outcome.state is not State.FAILED
+                return outcome
+            self._mark_sent(job, exchange.answer.response)
+            async with asyncio.timeout(job.outcome_timeout_s):
+                return originate_outcome(exchange, await response)
+        except ConnectionLost as error:
+            placed = error.written
+            raise
+        except TimeoutError:
+            raise AnswerTimeout(f"no outcome of the call within {job.outcome_timeout_s:g} s") from None
+        finally:
+            self._calls.give_up(action_id, placed=placed)
+
+    async def _may_write(self, job: Job) -> bool:
+        """The last look before the write: is the lease ours beyond doubt? A worker that was paused since the mark must not write."""
+        while not self._lease.is_valid:
+            await asyncio.sleep(0.05)  # until it is renewed, or known to be lost: then this task is cancelled
+            if job.request.deadline < self._clock.now():
+                return False
+        return True
+
+    def _lost(self, job: Job, error: ConnectionLost) -> "Outcome | Next":
+        job.written = job.written or error.written
+        if not job.written:
+            return Next.AGAIN
+        job.repeats += 1
+        if job.reads_only and job.repeats <= REPEATS:
+            return Next.AGAIN
+        message = f"the connection was lost before the answer: {error}"
+        return Outcome(State.UNKNOWN, code=ErrorCode.CONNECTION_LOST, message=message)
+
+    def _mark_sent(self, job: Job, response: Response) -> None:
+        """Asterisk answered, more is to come: said while the rest is waited for."""
+        job.noted = self._sents.put(self._records.sent(job, response, self._clock.now()))
+        # Its error, if any, is raised by `settle`; the task may be cancelled before that.
+        job.noted.add_done_callback(lambda noted: noted.cancelled() or noted.exception())
+
+    def _unsent(self, job: Job, verdict: str) -> "Outcome | Next":
+        """What to do where `mark_sending` did not let it be sent."""
+        match verdict:
+            case "duplicate":
+                self.duplicates += 1
+                return Next.OVER
+            case "settled":
+                return Next.OVER
+            case "early":
+                return Next.AGAIN
+            case "sending" | "expired":
+                return _late(job)
+            case "cancelled":
+                return Outcome(
+                    State.CANCELLED, code=ErrorCode.CANCELLED, message="it was taken back before it was sent"
+                )
+            case "begun":
+                job.again = job.reads_only
+                return Next.AGAIN if job.again else WORKER_LOST
+            case "reused":
+                why = f"ActionID {job.request.action_id} was already used for something else"
+                return _refused(Refused(ErrorCode.ACTION_ID_REUSED, why))
+            case _:
+                why = f"ChannelId {job.channel_id} belongs to a call that is alive"
+                return _refused(Refused(ErrorCode.DUPLICATE_CHANNEL_ID, why))
+
+    # -- settling
+
+    async def settle(self, request: Request, outcome: Outcome, job: Job | None = None) -> None:
+        """The final state: record, results, message and acknowledgement in one script."""
+        if job is not None and job.noted is not None:
+            await job.noted  # `sent` is said before the end is
+        at, epoch = self._clock.now(), self._lease.epoch
+        verdict = await self._settles.add(self._records.settle(request, outcome, at, job, epoch))
+        if verdict == "missing":
+            # Redis went back in time, or the record was deleted: it is made anew, so that the fate is known all the same.
+            verdict = await self._settles.add(self._records.settle(request, outcome, at, job, epoch, whole=True))
+        if verdict in ("settled", "apart"):
+            self.totals[outcome.state] += 1
+            self._log(request, outcome)
+
+    def _log(self, request: Request, outcome: Outcome) -> None:
+        if outcome.state in (State.DONE, State.FAILED):
+            self._log_quietly(
+                "settled", action=request.action, action_id=request.action_id, state=outcome.state, code=outcome.code
+            )
+        else:
+            log.info(
+                "settled", action=request.action[:80], action_id=request.action_id, entry=request.entry, producer=request.producer,
+                state=outcome.state, code=outcome.code, why=outcome.message,
+            )  # fmt: skip
+
+    async def _send_marks(self, items: list[Item]) -> list[tuple[str, float]]:
+        verdicts = await self._scripts["mark_sending"](self._redis, self._lease.epoch, self._publish, items)
+        if not verdicts:
+            raise LeaseLost(f"epoch {self._lease.epoch} is over")
+        return [(verdict.decode(), float(at)) for verdict, at in verdicts]
+
+    async def _send_sents(self, items: list[Item]) -> list[None]:
+        await self._scripts["mark_sent"](self._redis, self._lease.epoch, self._publish, items)
+        return [None] * len(items)
+
+    async def _send_settles(self, items: list[Item]) -> list[str]:
+        settings = self._settings
+        verdicts: list[bytes] = await self._scripts["settle"](
+            self._redis, self._lease.epoch, self._publish, settings.results_length, settings.dead_length, items
+        )
+        return [verdict.decode() for verdict in verdicts]
+
+
+def _refused(refusal: Refused) -> Outcome:
+    return Outcome(State.REJECTED, code=ErrorCode(refusal.code), message=str(refusal))
+
+
+def _late(job: Job) -> Outcome:
+    """Its deadline has passed: expired if it never was written, otherwise nobody knows."""
+    if job.written:
+        return Outcome(
+            State.UNKNOWN,
+            code=ErrorCode.CONNECTION_LOST,
+            message="the connection was lost, and then its deadline passed",
+        )
+    return Outcome(State.EXPIRED, code=ErrorCode.EXPIRED, message="its deadline passed before it could be sent")

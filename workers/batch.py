@@ -1,0 +1,134 @@
+"""Many callers, one script call: what comes while a call is under way goes out together in the next."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, TypeVar
+
+import structlog
+from redis.exceptions import (
+    BusyLoadingError,
+    ClusterDownError,
+    ConnectionError,  # noqa: A004
+    MasterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+    TimeoutError,  # noqa: A004
+    TryAgainError,
+)
+
+from broker.scripts import MAX_BATCH
+from workers.backoff import Backoff
+
+Item = TypeVar("Item")
+Verdict = TypeVar("Verdict")
+
+AWAY = (
+    ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, OutOfMemoryError, ClusterDownError, MasterDownError,
+    TryAgainError, OSError,
+)  # fmt: skip
+"""What passes by itself: Redis cannot be reached, is loading, failing over, or full. Scripts are safe to repeat."""
+
+PASSING = ("MISCONF ", "BUSY ", "NOREPLICAS ")
+"""What passes as well, and redis-py has no class for: a full disk, somebody's long script, missing replicas."""
+
+log = structlog.get_logger()
+
+
+def passes(error: Exception) -> bool:
+    """Whether this failure passes by itself."""
+    return isinstance(error, AWAY) or (isinstance(error, ResponseError) and str(error).startswith(PASSING))
+
+
+async def until_done(what: str, call: Callable[[], Awaitable[Any]]) -> Any:
+    """Call until Redis has answered, waiting longer after each failure; said once, not each time."""
+    backoff = Backoff(0.05, 2.0)
+    failures = 0
+    while True:
+        try:
+            answer = await call()
+        except (*AWAY, ResponseError) as error:
+            if not passes(error):
+                raise
+            failures += 1
+            if failures == 1:
+                log.warning("redis is away", waiting=what, error=str(error))
+            await asyncio.sleep(backoff.next_s())
+        else:
+            if failures:
+                log.info("redis is back", waiting=what, failures=failures)
+            _pass_cancellation_on()
+            return answer
+
+
+def _pass_cancellation_on() -> None:
+    # redis-py 8.1 was seen to swallow a cancellation that came while it was connecting: a stop would wait for ever.
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
+class Batch(Generic[Item, Verdict]):
+    """Gathers items into calls of at most `MAX_BATCH`, one call at a time, in the order in which they came.
+
+    `send` gets a list of items and returns as many verdicts. It is repeated while Redis is away, so it must be safe to
+    repeat; any other error of it is raised to each of the callers concerned.
+    """
+
+    def __init__(self, what: str, send: Callable[[list[Item]], Awaitable[list[Verdict]]]) -> None:
+        self._what = what
+        self._send = send
+        self._waiting: deque[tuple[Item, asyncio.Future[Verdict]]] = deque()
+        self._task: asyncio.Task[None] | None = None
+
+    async def add(self, item: Item) -> Verdict:
+        """Hand an item in; return the verdict on it."""
+        return await self.put(item)
+
+    def put(self, item: Item) -> asyncio.Future[Verdict]:
+        """Hand an item in without waiting."""
+        future: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        if self._task is None:
+            self._task = asyncio.create_task(self._flush(), name=f"batch {self._what}")
+        return future
+
+    async def drain(self) -> None:
+        """Wait until everything handed in has gone out."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    def close(self) -> None:
+        """Give up what has not gone out."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _flush(self) -> None:
+        try:
+            while self._waiting:
+                batch = [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
+                await self._send_batch(batch)
+        finally:
+            self._task = None
+            for _, future in self._waiting:
+                future.cancel()
+            self._waiting.clear()
+
+    async def _send_batch(self, batch: list[tuple[Item, asyncio.Future[Verdict]]]) -> None:
+        items = [item for item, _ in batch]
+        try:
+            verdicts = await until_done(self._what, lambda: self._send(items))
+            answered = list(zip(batch, verdicts, strict=True))
+        except asyncio.CancelledError:
+            for _, future in batch:
+                future.cancel()
+            raise
+        except Exception as error:
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        for (_, future), verdict in answered:
+            if not future.done():
+                future.set_result(verdict)

@@ -1,0 +1,226 @@
+"""The calls that the bus placed: which channels are their legs, and to which action an event belongs."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from broker.ami import Event
+
+Note = dict[str, Any]
+"""What an event changes of a call: see the script `publish_events`."""
+
+UNSEEN_S: Final = 5.0
+"""How long after a failure the events of a call's channel are still waited for."""
+
+UP: Final = "6"
+"""ChannelState of an answered channel (AST_STATE_UP)."""
+
+
+@dataclass(slots=True)
+class Call:
+    """One call of the bus, by the ActionID of the Originate that placed it."""
+
+    action_id: str
+    channel_id: str
+    legs: set[str] = field(default_factory=set)
+    """Uniqueids of its live channels."""
+    members: set[str] = field(default_factory=set)
+    """Uniqueids of all channels that it has had: a leg dialled late carries the Linkedid of one that may have gone."""
+    state: str = ""
+    """Empty until a channel of it was seen; then `dialing`, `up`, `ended`."""
+    cause: str = ""
+    response: asyncio.Future[Event] | None = None
+    """The OriginateResponse, for whoever waits for it."""
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing more of it can come: its last leg hung up, and nobody waits for its OriginateResponse."""
+        return self.state == "ended" and (self.response is None or self.response.done())
+
+
+class Calls:
+    """Follows every call of the bus from its first Newchannel to the last Hangup of its last leg.
+
+    A leg is the channel with the Originate's ChannelId, and every channel whose Newchannel carries a Linkedid of the
+    call. Membership is by Uniqueid, and stays when calls are bridged or transferred: Linkedid then changes hands.
+    """
+
+    def __init__(self, now: Callable[[], float], record_ttl_ms: int) -> None:
+        self._now = now
+        self._ttl_ms = record_ttl_ms
+        self._calls: dict[str, Call] = {}
+        self._legs: dict[str, Call] = {}
+        """By Uniqueid: the members of every call, and the channels expected."""
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def expect(self, action_id: str, channel_id: str) -> asyncio.Future[Event]:
+        """An Originate is about to be written. The future is its OriginateResponse.
+
+        `give_up` must follow if nobody waits any more.
+        """
+        call = self._calls.get(action_id)
+        if call is None:
+            call = self._calls[action_id] = Call(action_id, channel_id)
+            self._legs.setdefault(channel_id, call)
+        if call.response is None or call.response.cancelled():
+            call.response = asyncio.get_running_loop().create_future()
+        return call.response
+
+    def give_up(self, action_id: str, *, placed: bool) -> None:
+        """Nobody waits for the OriginateResponse any more. `placed`: the call may be alive, follow it all the same."""
+        call = self._calls.get(action_id)
+        if call is None:
+            return
+        if call.response is not None:
+            call.response.cancel()
+        if call.is_over or (not placed and not call.state):
+            self._forget(call)
+
+    def load(self, legs: Mapping[str, str]) -> None:
+        """Take over the live legs (Uniqueid -> ActionID) that an earlier worker left."""
+        for uniqueid, action_id in legs.items():
+            call = self._calls.setdefault(action_id, Call(action_id, uniqueid))
+            call.state = call.state or "dialing"
+            call.legs.add(uniqueid)
+            call.members.add(uniqueid)
+            self._legs[uniqueid] = call
+
+    def alive(self) -> set[str]:
+        """The Uniqueids of all live legs."""
+        return {uniqueid for call in self._calls.values() for uniqueid in call.legs}
+
+    def end_unseen(self, legs: Iterable[str]) -> list[tuple[Note, str | None]]:
+        """Legs that were alive and are no more, whose Hangup nobody saw.
+
+        Returns the notes, each with the ActionID of a call that is over by it.
+        """
+        ended = []
+        for uniqueid in legs:
+            call = self._legs.get(uniqueid)
+            if call is not None and uniqueid in call.legs:
+                note = self._hang_up(call, uniqueid, "")
+                ended.append((note, call.action_id if call.state == "ended" else None))
+        return ended
+
+    def attribute(self, event: Event) -> tuple[list[str], list[Note]]:
+        """The ActionIDs that an event belongs to, and what it changes of their calls."""
+        legs = self._legs
+        if not legs and not self._calls:
+            return [], []
+        name = event.name
+        # Nearly all events are of other calls: found out without a step of Python for each header.
+        if name != "OriginateResponse" and legs.keys().isdisjoint([value for _, value in event.headers.pairs]):
+            return [], []
+        if name == "Newchannel":
+            self._join(event)
+        named: dict[str, Call] = {}
+        for header, value in _of_asterisk(event):
+            if value in legs and header.lower().endswith("uniqueid"):
+                named[legs[value].action_id] = legs[value]
+        if name == "OriginateResponse":  # the one event to which Asterisk itself attaches the ActionID
+            call = self._calls.get(event.action_id or "")
+            if call is not None:
+                named[call.action_id] = call
+        if not named:
+            return [], []
+        return list(named), self._follow(name, event)
+
+    def deliver(self, event: Event) -> None:
+        """Hand an OriginateResponse to whoever waits for it; called once it is out, so that the result comes after."""
+        call = self._calls.get(event.action_id or "")
+        if call is not None and call.response is not None and not call.response.done():
+            call.response.set_result(event)
+            failed = (event.headers.get("Response") or "").lower() != "success"
+            if call.is_over:
+                self._forget(call)
+            elif failed and not call.state:
+                # Its channel events may still be on their way: Asterisk sends them by another path.
+                asyncio.get_running_loop().call_later(UNSEEN_S, self._forget_unseen, call)
+
+    def _join(self, event: Event) -> None:
+        """A new channel is a leg if it is the expected one, or carries the Linkedid of a leg."""
+        uniqueid, linkedid = event.headers.get("Uniqueid"), event.headers.get("Linkedid")
+        if uniqueid and uniqueid not in self._legs and linkedid in self._legs:
+            call = self._legs[uniqueid] = self._legs[linkedid]
+            call.members.add(uniqueid)
+
+    def _follow(self, name: str, event: Event) -> list[Note]:
+        headers = event.headers
+        if name == "OriginateResponse":
+            call = self._calls.get(event.action_id or "")
+            if call is not None and call.state == "dialing" and (headers.get("Response") or "").lower() == "success":
+                return [self._answer(call)]
+            return []
+        uniqueid = headers.get("Uniqueid")
+        call = self._legs.get(uniqueid or "")
+        if call is None or uniqueid is None:
+            return []
+        if name == "Newchannel":
+            return [self._appear(call, uniqueid, headers.get("Channel") or "")]
+        if (
+            name == "Newstate"
+            and headers.get("ChannelState") == UP
+            and uniqueid == call.channel_id
+            and call.state == "dialing"
+        ):
+            return [self._answer(call)]
+        if name == "Hangup" and uniqueid in call.legs:
+            return [self._hang_up(call, uniqueid, headers.get("Cause") or "")]
+        return []
+
+    def _appear(self, call: Call, uniqueid: str, channel: str) -> Note:
+        call.legs.add(uniqueid)
+        call.members.add(uniqueid)
+        if call.state:
+            return _note(call, add=[uniqueid])
+        call.state = "dialing"
+        return _note(call, add=[uniqueid], fields=["call", "dialing", "channel", channel, "uniqueid", uniqueid])
+
+    def _answer(self, call: Call) -> Note:
+        call.state = "up"
+        return _note(call, fields=["call", "up", "answered_at", f"{self._now():.6f}"])
+
+    def _hang_up(self, call: Call, uniqueid: str, cause: str) -> Note:
+        call.legs.discard(uniqueid)
+        if uniqueid == call.channel_id or not call.cause:
+            call.cause = cause
+        if call.legs:
+            return _note(call, drop=[uniqueid])
+        call.state = "ended"
+        if call.is_over:
+            self._forget(call)
+        fields = ["call", "ended", "cause", call.cause, "ended_at", f"{self._now():.6f}"]
+        return _note(call, drop=[uniqueid], fields=fields, ttl_ms=self._ttl_ms)
+
+    def _forget_unseen(self, call: Call) -> None:
+        if not call.state:
+            self._forget(call)
+
+    def _forget(self, call: Call) -> None:
+        self._calls.pop(call.action_id, None)
+        for uniqueid in (call.channel_id, *call.members):
+            if self._legs.get(uniqueid) is call:
+                del self._legs[uniqueid]
+
+
+def _of_asterisk(event: Event) -> list[tuple[str, str]]:
+    """The headers that Asterisk itself wrote: in a UserEvent those behind its name are the sender's own."""
+    pairs = event.headers.pairs
+    if event.name != "UserEvent":
+        return pairs
+    behind = next((at for at, (name, _) in enumerate(pairs) if name == "UserEvent"), len(pairs))
+    return pairs[:behind]
+
+
+def _note(
+    call: Call,
+    *,
+    add: Iterable[str] = (),
+    drop: Iterable[str] = (),
+    fields: Iterable[str] = (),
+    ttl_ms: int | None = None,
+) -> Note:
+    return {"id": call.action_id, "add": [*add], "drop": [*drop], "fields": [*fields], "ttl_ms": ttl_ms}

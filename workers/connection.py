@@ -1,0 +1,289 @@
+"""One AMI session on a socket: the only file that has one. What the bytes mean is `broker.ami`'s business."""
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+import structlog
+
+from broker.ami import (
+    Action,
+    ActionSpec,
+    Event,
+    Exchange,
+    InFlight,
+    Login,
+    Message,
+    Protocol,
+    RemoteProtocolError,
+    Response,
+    spec_of,
+)
+
+CONNECT_TIMEOUT_S: Final = 5.0
+LOGIN_TIMEOUT_S: Final = 10.0
+"""A refused login takes Asterisk a second; a silent banner, or one that is no Asterisk, should not take for ever."""
+
+PING_AFTER_S: Final = 4.0
+"""An idle session is asked whether it lives: a half-open one is found within `PING_AFTER_S` + `PING_TIMEOUT_S`."""
+
+PING_TIMEOUT_S: Final = 5.0
+TICK_S: Final = 0.25
+"""How often a session looks at its timeouts."""
+
+_PING: Final = spec_of("Ping")
+
+log = structlog.get_logger()
+
+
+class ConnectionLost(Exception):
+    """The session ended before the whole answer was here. `written`: the action may have reached Asterisk."""
+
+    def __init__(self, why: str, *, written: bool = True) -> None:
+        super().__init__(why)
+        self.written = written
+
+
+class AnswerTimeout(Exception):
+    """Asterisk has not given its whole answer in time. The session is given up with it."""
+
+
+@dataclass(slots=True)
+class _Waiter:
+    """Whoever waits for the answer to one action."""
+
+    future: asyncio.Future[Exchange]
+    timeout_s: float
+    on_response: Callable[[Response], None] | None
+
+
+class Connection(asyncio.Protocol):
+    """A session that has logged in. Asterisk serves it serially: actions are answered in the order of writing."""
+
+    def __init__(self, role: str, on_event: Callable[[Event], None] | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        self.role = role
+        self.lost: asyncio.Future[str] = loop.create_future()
+        """Resolves with the reason when the session is over."""
+        self.banner = ""
+        self._on_event = on_event
+        self._protocol = Protocol()
+        self._in_flight = InFlight()
+        self._waiters: dict[str, _Waiter] = {}
+        self._transport: asyncio.Transport | None = None
+        self._login: Login | None = None
+        self._logged_in: asyncio.Future[None] = loop.create_future()
+        # Nobody asks how it went where connecting was given up in the meantime.
+        self._logged_in.add_done_callback(_look)
+        self._out: list[bytes] = []
+        self._head_since = 0.0
+        self._heard_at = 0.0
+        self._pings = 0
+        self._ticker: asyncio.TimerHandle | None = None
+
+    @classmethod
+    async def open(
+        cls, role: str, host: str, port: int, username: str, secret: str, *,
+        events: bool = False, on_event: Callable[[Event], None] | None = None,
+    ) -> "Connection":  # fmt: skip
+        """Connect and log in.
+
+        Raises `LoginRefused`, `RemoteProtocolError`, `ConnectionLost`, `OSError` (also on a timeout), and
+        `LocalProtocolError` for a user name that cannot be sent.
+        """
+
+        def make() -> Connection:
+            # Whole before any byte can come: the banner may be here before `create_connection` returns.
+            connection = cls(role, on_event)
+            connection._login = Login(connection._protocol, username, secret, events="on" if events else "off")
+            return connection
+
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            _, connection = await asyncio.get_running_loop().create_connection(make, host, port)
+        try:
+            async with asyncio.timeout(LOGIN_TIMEOUT_S):
+                await connection._logged_in
+        except BaseException as error:
+            connection.abort(f"no login: {error or type(error).__name__}")
+            raise
+        connection._start()
+        return connection
+
+    async def request(
+        self, action: Action, spec: ActionSpec, timeout_s: float, on_response: Callable[[Response], None] | None = None
+    ) -> Exchange:
+        """Register, write, await the whole answer.
+
+        Raises `AnswerTimeout`, `ConnectionLost`, and `LocalProtocolError` before anything was written.
+        `timeout_s` runs from when Asterisk can have begun: from the write, or from the answer to the action before.
+        `on_response` hears of a first answer of which more is to come.
+        """
+        if self.lost.done():
+            raise ConnectionLost(self.lost.result(), written=False)
+        data = self._protocol.send_action(action)
+        assert action.action_id is not None
+        future: asyncio.Future[Exchange] = asyncio.get_running_loop().create_future()
+        if not self._waiters:
+            self._head_since = time.monotonic()
+        self._waiters[action.action_id] = _Waiter(future, timeout_s, on_response)
+        self._in_flight.register(action.action_id, spec)
+        self._write(data)
+        return await future
+
+    @property
+    def in_flight(self) -> int:
+        """Actions written and not yet answered."""
+        return len(self._waiters)
+
+    def abort(self, why: str) -> None:
+        """End the session at once; whoever waits on it gets `ConnectionLost`."""
+        if self._transport is not None:
+            self._transport.abort()
+        self._end(why)
+
+    # -- writing
+
+    def _write(self, data: bytes) -> None:
+        # What is asked for in one turn of the loop goes out in one system call.
+        if not self._out:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._out.append(data)
+
+    def _flush(self) -> None:
+        if self._transport is not None and not self.lost.done():
+            self._transport.write(b"".join(self._out))
+        self._out.clear()
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports are no subclasses of asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
+        sock = transport.get_extra_info("socket")
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # The events session must take a burst while a script call is being prepared.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * 1024 * 1024)
+
+    def data_received(self, data: bytes) -> None:
+        self._heard_at = time.monotonic()
+        try:
+            messages = self._protocol.receive_data(data)
+        except RemoteProtocolError as error:
+            self._refuse(error)
+            return
+        if self._login is not None and not self._logged_in.done():
+            messages = self._log_in(messages)
+        receive = self._receive
+        for message in messages:
+            receive(message)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end(f"Asterisk closed the connection{f': {exc}' if exc else ''}")
+
+    # -- reading
+
+    def _log_in(self, messages: list[Message]) -> list[Message]:
+        """Go through the login with what came; return what came after it."""
+        assert self._login is not None
+        try:
+            if not self.banner and self._protocol.banner:
+                self.banner = self._protocol.banner
+                self._write(self._login.start())
+            for at, message in enumerate(messages):
+                if isinstance(message, Response):
+                    data = self._login.receive(message)
+                    if data is not None:
+                        self._write(data)
+                    else:
+                        self._logged_in.set_result(None)
+                        return messages[at + 1 :]
+        except Exception as error:
+            self._refuse(error)
+        return []
+
+    def _receive(self, message: Message) -> None:
+        if self._on_event is not None and isinstance(message, Event):
+            self._on_event(message)
+            return
+        exchange = self._in_flight.add(message)
+        if exchange is not None:
+            for overtaken in self._in_flight.take_overtaken():
+                self._advance(overtaken, message)
+            self._advance(exchange, message)
+
+    def _advance(self, exchange: Exchange, message: Message) -> None:
+        waiter = self._waiters.get(exchange.action_id)
+        if waiter is None:
+            return
+        if exchange.done:
+            del self._waiters[exchange.action_id]
+            self._head_since = self._heard_at
+            if not waiter.future.done():
+                waiter.future.set_result(exchange)
+        elif exchange.started and isinstance(message, Response) and waiter.on_response is not None:
+            waiter.on_response(message)
+
+    def _refuse(self, error: Exception) -> None:
+        if not self._logged_in.done():
+            self._logged_in.set_exception(error)
+        self.abort(str(error))
+
+    # -- life
+
+    def _start(self) -> None:
+        self._heard_at = time.monotonic()
+        self._ticker = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+
+    def _tick(self) -> None:
+        if self.lost.done():
+            return
+        self._ticker = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+        now = time.monotonic()
+        if self._waiters:
+            action_id, head = next(iter(self._waiters.items()))
+            if now - self._head_since > head.timeout_s:
+                self._time_out(action_id, head)
+        elif now - self._heard_at > PING_AFTER_S:
+            self._ping()
+
+    def _time_out(self, action_id: str, head: _Waiter) -> None:
+        """Nothing more is written to this session: what comes late must not be taken for another's answer."""
+        why = f"no answer within {head.timeout_s:g} s"
+        del self._waiters[action_id]
+        if not head.future.done():
+            head.future.set_exception(AnswerTimeout(why))
+        self.abort(f"{why} to {action_id}")
+
+    def _ping(self) -> None:
+        self._pings += 1
+        action_id = f"0-{self._pings}"  # the form of an entry id, which no producer may give
+        future: asyncio.Future[Exchange] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(_look)
+        self._head_since = time.monotonic()
+        self._waiters[action_id] = _Waiter(future, PING_TIMEOUT_S, None)
+        self._in_flight.register(action_id, _PING)
+        self._write(self._protocol.send_action(Action("Ping", [], action_id)))
+
+    def _end(self, why: str) -> None:
+        if self.lost.done():
+            return
+        self.lost.set_result(why)
+        if self._ticker is not None:
+            self._ticker.cancel()
+        if not self._logged_in.done():
+            self._logged_in.set_exception(ConnectionLost(why, written=False))
+        waiters, self._waiters = self._waiters, {}
+        for waiter in waiters.values():
+            if not waiter.future.done():
+                waiter.future.set_exception(ConnectionLost(why))
+
+
+def _look(future: "asyncio.Future[Any]") -> None:
+    # An error that nobody waits for is no news.
+    if not future.cancelled():
+        future.exception()

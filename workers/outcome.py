@@ -1,0 +1,85 @@
+"""What an answer of Asterisk's means for an action."""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from broker.ami import Event, Exchange, Headers
+from broker.codec import State
+from broker.errors import ErrorCode
+
+# Texts differ between versions and modules: only their beginnings are compared, case-insensitively.
+_ERROR_CODES: Final = (
+    ("permission denied", ErrorCode.PERMISSION_DENIED),
+    ("asterisk is shutting down", ErrorCode.NOT_EXECUTED),
+)
+
+REASONS: Final = {
+    "0": "failed, or no such channel",
+    "1": "hung up by the caller's side",
+    "3": "rang, no answer",
+    "4": "answered",
+    "5": "busy",
+    "8": "congestion, rejected or out of order",
+}
+"""`Reason` of an OriginateResponse (pbx.c, pbx_dial_reason; Asterisk 16 to 22)."""
+
+
+NO_CHANNEL: Final = "<null>"
+"""The Uniqueid of an OriginateResponse whose call has no channel (any more)."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """The final state of an action, and what is known of it."""
+
+    state: State
+    response: Headers | None = None
+    events: list[Headers] = field(default_factory=list)
+    output: list[str] = field(default_factory=list)
+    code: ErrorCode | None = None
+    message: str | None = None
+    channel: str | None = None
+    uniqueid: str | None = None
+    reason: str | None = None
+
+
+def outcome_of(exchange: Exchange) -> Outcome:
+    """What Asterisk's whole answer says: `done` or `failed`."""
+    answer = exchange.answer
+    outcome = Outcome(State.DONE, None, [event.headers for event in answer.events], answer.output)
+    if answer.response is not None:
+        outcome.response = answer.response.headers
+    elif exchange.spec.shape != "raw-text":  # IAXnetstats answers by a table without any header
+        outcome.state = State.UNKNOWN
+        outcome.code = ErrorCode.TIMEOUT
+        outcome.message = "Asterisk answered a later action and not this one"
+    failure = exchange.failure
+    if failure is not None:
+        outcome.state = State.FAILED
+        outcome.message = failure
+        outcome.code = _error_code(failure)
+    return outcome
+
+
+def originate_outcome(exchange: Exchange, event: Event) -> Outcome:
+    """What the OriginateResponse says of a call."""
+    headers = event.headers
+    outcome = outcome_of(exchange)
+    outcome.events = [headers]
+    outcome.reason = headers.get("Reason")
+    if headers.get("Uniqueid", NO_CHANNEL) != NO_CHANNEL:  # without a channel, Channel is only what was dialled
+        outcome.channel = headers.get("Channel")
+        outcome.uniqueid = headers.get("Uniqueid")
+    if (headers.get("Response") or "").lower() != "success":
+        outcome.state = State.FAILED
+        outcome.code = ErrorCode.ORIGINATE_FAILED
+        outcome.message = f"the call failed: {REASONS.get(outcome.reason or '', 'no reason given')}"
+    return outcome
+
+
+def _error_code(message: str) -> ErrorCode:
+    lowered = message.lower()
+    for beginning, code in _ERROR_CODES:
+        if lowered.startswith(beginning):
+            return code
+    return ErrorCode.ASTERISK_ERROR

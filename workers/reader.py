@@ -1,0 +1,132 @@
+"""Entries in: the doorbell, the consumer group, and the pending list of this consumer."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from broker.entry import Request, decode_entry
+from broker.keys import GROUP, LANES
+from workers.config import Settings
+
+DOORBELL_MS: Final = 1000
+"""The longest wait for a doorbell; entries are asked for afterwards, whatever it said."""
+
+READ_COUNT: Final = 256
+"""Entries taken per read: enough to fill a batch, few enough to stay quick."""
+
+log = structlog.get_logger()
+
+RawEntry = tuple[bytes, list[bytes] | None]
+
+
+class Reader:
+    """Takes entries of both lanes for one consumer. Does not decide anything: what it returns is pending, no more."""
+
+    def __init__(self, redis: "Redis", settings: Settings) -> None:
+        # redis-py makes a dict of an entry, and so loses repeated fields: the raw pairs are wanted.
+        for command in ("XREADGROUP", "XREAD", "XAUTOCLAIM", "XCLAIM", "XPENDING"):
+            redis.set_response_callback(command, lambda response, **_: response)
+        self._redis = redis
+        self._keys = settings.keys
+        self._consumer = settings.name
+        self._last = dict.fromkeys(LANES, "0-0")
+        """The newest entry seen of each lane, for the doorbell."""
+
+    async def make_groups(self) -> None:
+        """Create the group on both lanes, at 0: what was queued before the first start, or a flush, is not skipped."""
+        for lane in LANES:
+            try:
+                await self._redis.xgroup_create(self._keys.lane(lane), GROUP, id="0", mkstream=True)
+            except ResponseError as error:
+                if not str(error).startswith("BUSYGROUP"):
+                    raise
+            else:
+                # What the doorbell waited for may be of a stream that is no more.
+                self._last[lane] = "0-0"
+
+    async def doorbell(self, lanes: Sequence[str] = LANES) -> None:
+        """Wait until there may be something to read of these lanes.
+
+        A plain XREAD has no side effect: cancelling it loses nothing. Leave out a lane of which nothing will be taken
+        now: its entries would ring without end.
+        """
+        streams: list[Any] = [self._keys.lane(lane) for lane in lanes]
+        await self._command(
+            "XREAD", "COUNT", 1, "BLOCK", DOORBELL_MS, "STREAMS", *streams, *[self._last[lane] for lane in lanes]
+        )
+
+    async def read(self, lane: str, count: int) -> list[Request]:
+        """Take up to `count` new entries of a lane, without waiting."""
+        answer = await self._group_command(
+            lane, "XREADGROUP", "GROUP", GROUP, self._consumer, "COUNT", count, "STREAMS", self._keys.lane(lane), ">"
+        )
+        entries = _entries(answer)
+        self._note_seen(lane, entries)
+        return [_request(lane, entry) for entry in entries]
+
+    async def claim_all(self, lane: str) -> tuple[list[Request], list[str]]:
+        """Take over the whole pending list of the group, whoever has it. Returns also the ids of those gone."""
+        requests: list[Request] = []
+        gone: list[str] = []
+        start: Any = "0-0"
+        while True:
+            answer = await self._group_command(
+                lane, "XAUTOCLAIM", self._keys.lane(lane), GROUP, self._consumer, 0, start, "COUNT", READ_COUNT
+            )
+            start, entries, deleted = answer or (b"0-0", [], [])
+            requests += self._claimed(lane, entries)
+            gone += [entry.decode() for entry in deleted]
+            if start in (b"0-0", "0-0"):
+                return requests, gone
+
+    async def missed(self, lane: str, held: set[str], most: int) -> list[Request]:
+        """The entries that are pending for us and that we do not hold."""
+        pending = await self._group_command(
+            lane, "XPENDING", self._keys.lane(lane), GROUP, "-", "+", most, self._consumer
+        )
+        unknown = [entry for entry, *_ in pending or () if entry.decode() not in held]
+        if not unknown:
+            return []
+        entries = await self._group_command(lane, "XCLAIM", self._keys.lane(lane), GROUP, self._consumer, 0, *unknown)
+        return self._claimed(lane, entries or [])
+
+    def _claimed(self, lane: str, entries: list[Any]) -> list[Request]:
+        present: list[RawEntry] = [entry for entry in entries if entry is not None and entry[1] is not None]
+        self._note_seen(lane, present)
+        return [_request(lane, entry) for entry in present]
+
+    def _note_seen(self, lane: str, entries: list[RawEntry]) -> None:
+        # Also of what was taken over: while it waits it stays in the stream, and would ring the doorbell without end.
+        if entries:
+            self._last[lane] = max(self._last[lane], entries[-1][0].decode(), key=_order)
+
+    async def _command(self, *args: Any) -> Any:
+        return await self._redis.execute_command(*args)  # type: ignore[no-untyped-call]
+
+    async def _group_command(self, lane: str, *args: Any) -> Any:
+        """None: the group was gone, by FLUSHALL, XGROUP DESTROY or DEL, and is there again."""
+        try:
+            return await self._command(*args)
+        except ResponseError as error:
+            if not str(error).startswith("NOGROUP"):
+                raise
+            log.warning("the consumer group was gone: created again", lane=lane)
+            await self.make_groups()
+            return None
+
+
+def _entries(answer: Any) -> list[RawEntry]:
+    """The entries of an XREADGROUP of one stream."""
+    return list(answer[0][1]) if answer else []
+
+
+def _order(entry: str) -> tuple[int, int]:
+    milliseconds, _, number = entry.partition("-")
+    return int(milliseconds), int(number)
+
+
+def _request(lane: str, entry: RawEntry) -> Request:
+    return decode_entry(lane, entry[0].decode(), entry[1] or [])

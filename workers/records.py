@@ -1,0 +1,185 @@
+"""What is written on Redis for one entry: its record, the line in `results`, the copy in `dead`, the messages."""
+
+from typing import Any, Final
+
+import msgpack
+
+from broker.ami import Headers, Response, mask
+from broker.codec import BusResponse, Result, State, pack, response_map, result_map
+from broker.entry import Request, text_of
+from broker.errors import ErrorCode
+from workers.config import Settings
+from workers.job import Job
+from workers.outcome import Outcome
+
+MAX_COPIED_BYTES: Final = 65_536
+"""Of an entry's fields that much is copied into its record or into `dead`: a malformed entry may be of any size."""
+
+MAX_COPIED_FIELDS: Final = 256
+"""And so many of them: Lua passes only some thousands of arguments to one command."""
+
+MAX_NAME: Final = 256
+"""And so many characters of the action's name; Asterisk's own have at most 30."""
+
+MAX_LINE_TEXT: Final = 512
+"""A text in the `results` stream is cut at this length; the record has it whole."""
+
+Item = dict[str, Any]
+
+
+class Records:
+    """Builds the items that the scripts take."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._server = settings.server
+        self._worker = settings.name
+        self._ttl_ms = int(settings.record_s * 1000)
+        self._read_ttl_ms = int(settings.record_read_s * 1000)
+
+    def mark(self, job: Job, *, probe: bool = False) -> Item:
+        """For `mark_sending`."""
+        request = job.request
+        if job.base is None:
+            job.base = self.base(request)
+        return {
+            "id": request.action_id,
+            "lane": request.lane,
+            "entry": request.entry,
+            "fingerprint": request.fingerprint,
+            "deadline": request.deadline,
+            "reply": request.reply,
+            "channel_id": job.channel_id or "",
+            "probe": int(probe),
+            "again": int(job.again),
+            "fields": job.base,
+        }
+
+    def sent(self, job: Job, response: Response, at: float) -> Item:
+        """For `mark_sent`."""
+        message = BusResponse(self._server, job.request.action_id, response.headers, at)
+        return {
+            "id": job.request.action_id,
+            "message": pack(response_map(message)),
+            "fields": ["sent_at", f"{at:.6f}", *_response_fields(response.headers)],
+        }
+
+    def settle(
+        self, request: Request, outcome: Outcome, at: float, job: Job | None, epoch: int, *, whole: bool = False
+    ) -> Item:
+        """For `settle`. `whole`: bring the record's first fields, too, for its mark did not write them, or they are gone."""
+        sending_at = None if job is None else job.sending_at
+        message = pack(result_map(self._result(request, outcome, at, sending_at)))
+        reads_only = job is not None and job.reads_only
+        call_failed = job is not None and outcome.code is not None
+        settled_at = f"{at:.6f}"
+        return {
+            "id": request.action_id,
+            "lane": request.lane,
+            "entry": request.entry,
+            "attempt": "" if sending_at is None else epoch,
+            "ttl_ms": self._read_ttl_ms if reads_only else self._ttl_ms,
+            "message": message,
+            "reply": request.reply,
+            "channel_id": job.channel_id or "" if job is not None and call_failed else "",
+            "state": outcome.state,
+            "error_code": outcome.code or "",
+            "error": (outcome.message or "")[:MAX_LINE_TEXT],
+            "action": _name(request),
+            "producer": request.producer,
+            "queued_at": f"{request.queued_at:.6f}",
+            "settled_at": settled_at,
+            "base": self.base(request) if whole or sending_at is None else [],
+            "fields": _final_fields(outcome, settled_at, message),
+            "dead": _dead(request, outcome) if outcome.state is State.REJECTED else [],
+        }
+
+    def base(self, request: Request) -> list[str | bytes]:
+        """The record's first fields."""
+        fields: list[str | bytes] = [
+            "action", _name(request), "lane", request.lane, "entry", request.entry, "producer", request.producer,
+            "fingerprint", request.fingerprint, "worker", self._worker, "queued_at", f"{request.queued_at:.6f}",
+            "request", _request(request),
+        ]  # fmt: skip
+        if request.tag:
+            fields += ["tag", request.tag]
+        if request.traceparent:
+            fields += ["traceparent", request.traceparent]
+        return fields
+
+    def _result(self, request: Request, outcome: Outcome, at: float, sending_at: float | None) -> Result:
+        return Result(
+            server=self._server,
+            action_id=request.action_id,
+            entry=request.entry,
+            action=_name(request),
+            state=outcome.state,
+            producer=request.producer,
+            tag=request.tag,
+            response=outcome.response,
+            events=outcome.events,
+            output=outcome.output,
+            error_code=outcome.code,
+            error_message=outcome.message,
+            queued_at=request.queued_at,
+            sending_at=sending_at,
+            settled_at=at,
+        )
+
+
+def _response_fields(response: Headers | None) -> list[str | bytes]:
+    if response is None:
+        return []
+    message = response.get("Message")
+    fields: list[str | bytes] = ["response", response.get("Response") or ""]
+    return fields if message is None else [*fields, "message", message]
+
+
+def _final_fields(outcome: Outcome, settled_at: str, message: bytes) -> list[str | bytes]:
+    fields = ["state", outcome.state, "settled_at", settled_at, "result", message, *_response_fields(outcome.response)]
+    if outcome.code is not None:
+        fields += ["error_code", outcome.code, "error", outcome.message or ""]
+    if outcome.reason is not None:  # an Originate's
+        fields += ["reason", outcome.reason]
+    if outcome.uniqueid is not None:
+        fields += ["channel", outcome.channel or "", "uniqueid", outcome.uniqueid]
+    return fields
+
+
+def _shown(request: Request) -> list[tuple[str, str]]:
+    """The headers asked for, as they may be kept: secrets masked, text whatever the bytes were, not without end."""
+    shown, room = [], MAX_COPIED_BYTES
+    for name, value in mask(request.pairs)[:MAX_COPIED_FIELDS]:
+        name, value = text_of(name)[:room], text_of(value)  # noqa: PLW2901
+        shown.append((name, value if len(value) <= room else f"{value[:room]}..."))
+        room -= len(name) + len(value)
+        if room <= 0:
+            break
+    return shown
+
+
+def _request(request: Request) -> bytes:
+    headers: dict[str, Any] = {}
+    for name, value in [("Action", _name(request)), *_shown(request)]:
+        if name in headers:
+            headers[name] = [*headers[name], value] if isinstance(headers[name], list) else [headers[name], value]
+        else:
+            headers[name] = value
+    packed: bytes = msgpack.packb(headers)
+    return packed
+
+
+def _dead(request: Request, outcome: Outcome) -> list[str]:
+    """The copy of a refused entry: why, whence, and its fields."""
+    fields = [
+        "reason_code", outcome.code or ErrorCode.MALFORMED, "reason", outcome.message or "", "lane", request.lane,
+        "entry", request.entry, "action_id", request.action_id, "producer", request.producer,
+        "Action", _name(request),
+    ]  # fmt: skip
+    for name, value in _shown(request):
+        fields += [name or "(empty)", value]
+    return fields
+
+
+def _name(request: Request) -> str:
+    """The action's name as it may be kept."""
+    return text_of(request.action)[:MAX_NAME]

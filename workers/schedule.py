@@ -1,0 +1,164 @@
+"""Who goes next: lanes, sessions and rates, in memory. An entry in here is only pending; nothing has happened to it."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from broker.keys import URGENT
+from workers.rates import Rates
+
+CALLS: Final = "calls"
+CHANGES: Final = "changes"
+READS: Final = "reads"
+COSTS: Final = (CALLS, CHANGES, READS)
+"""The classes that have a rate of their own: call-making, otherwise state-changing, read-only."""
+
+WINDOWS: Final = {"urgent": 1, "write": 1, "read": 256}
+"""Actions under way per session. State-changing ones go singly: after a crash only what was on its way is in doubt.
+Read-only ones are pipelined, since Asterisk answers in order and they can be repeated."""
+
+
+SWEEP_S: Final = 0.2
+"""How often the waiting entries' deadlines are looked at."""
+
+
+@dataclass(slots=True)
+class Turn:
+    """One entry's place in the queues."""
+
+    session: str
+    cost: str
+    deadline: float
+    """Unix seconds by Redis' clock."""
+    granted: asyncio.Future[bool] | None = field(default=None, repr=False)
+
+
+class Schedule:
+    """Grants turns: first come first served within a session and class, never beyond a rate or a session's window.
+
+    `server_now` tells Redis' time, by which deadlines are judged. The caller must `release` each turn that it got.
+    """
+
+    def __init__(self, rates: Rates, server_now: Callable[[], float]) -> None:
+        self._rates = rates
+        self._server_now = server_now
+        # Urgent comes first in both: where a rate is short, a Hangup overtakes thousands of queued Originates.
+        self._queues = {session: {cost: deque[Turn]() for cost in COSTS} for session in WINDOWS}
+        self._free = dict(WINDOWS)
+        self._open = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+        self.waiting = 0
+
+    async def turn(self, session: str, cost: str, deadline: float) -> Turn | None:
+        """Wait for this entry's turn. None: its deadline came first (as far as this host can tell)."""
+        turn = Turn(session, cost, deadline)
+        queue = self._queues[session][cost]
+        if not queue and self._may_go(turn):
+            return turn
+        turn.granted = asyncio.get_running_loop().create_future()
+        queue.append(turn)
+        self.waiting += 1
+        if len(queue) > 1:
+            self._grant(session)  # all those before it may have been given up, and then nothing else would look
+        self._watch_deadlines()
+        try:
+            return turn if await turn.granted else None
+        except asyncio.CancelledError:
+            if turn.granted.cancelled():
+                self.waiting -= 1
+            elif turn.granted.result():
+                self.release(turn)
+            raise
+
+    def release(self, turn: Turn) -> None:
+        """What the turn was for is over."""
+        self._free[turn.session] += 1
+        if self.waiting:
+            self._grant(turn.session)
+
+    def open(self) -> None:
+        """Asterisk is there: grant turns."""
+        self._open = True
+        self._grant_all()
+
+    def close(self) -> None:
+        """Asterisk is away, or the worker drains: grant none. Deadlines still pass."""
+        self._open = False
+
+    def _may_go(self, turn: Turn) -> bool:
+        """Take a place in the session's window and a rate token, if both are to be had."""
+        if not self._open or not self._free[turn.session] or turn.deadline < self._server_now():
+            return False
+        now = time.monotonic()
+        wait_s = self._rates.wait_s(turn.cost, now)
+        if wait_s > 0:
+            self._wake_in(wait_s)
+            return False
+        self._rates.take(turn.cost, now)
+        self._free[turn.session] -= 1
+        return True
+
+    def _grant_all(self) -> None:
+        self._timer = None
+        for session in self._queues:
+            self._grant(session)
+
+    def _grant(self, session: str) -> None:
+        for queue in self._queues[session].values():
+            while queue:
+                turn = queue[0]
+                assert turn.granted is not None
+                if turn.granted.done():  # given up
+                    queue.popleft()
+                elif self._may_go(turn):
+                    queue.popleft()
+                    self._finish(turn, granted=True)
+                else:
+                    break
+
+    def _finish(self, turn: Turn, *, granted: bool) -> None:
+        assert turn.granted is not None
+        self.waiting -= 1
+        turn.granted.set_result(granted)
+
+    def _wake_in(self, wait_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        when = loop.time() + wait_s
+        if self._timer is not None:
+            if self._timer.when() <= when:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_at(when, self._grant_all)
+
+    def _watch_deadlines(self) -> None:
+        if self._sweeper is None:
+            self._sweeper = asyncio.get_running_loop().call_later(SWEEP_S, self._expire)
+
+    def _expire(self) -> None:
+        """End the turns whose deadline has passed; look again while any waits."""
+        self._sweeper = None
+        now = self._server_now()
+        for queue in (queue for queues in self._queues.values() for queue in queues.values()):
+            late = [turn for turn in queue if turn.deadline < now]
+            if late:
+                kept = [turn for turn in queue if turn.deadline >= now]
+                queue.clear()
+                queue.extend(kept)
+            for turn in late:
+                if turn.granted is not None and not turn.granted.done():
+                    self._finish(turn, granted=False)
+        for session in self._queues:
+            self._grant(session)  # a late one at the head held up those behind it
+        if self.waiting:
+            self._watch_deadlines()
+
+
+def session_of(lane: str, reads_only: bool) -> str:
+    """Which AMI session an action goes to: urgent ones have their own, so that nothing ordinary is before them."""
+    if lane == URGENT:
+        return "urgent"
+    return "read" if reads_only else "write"

@@ -1,0 +1,299 @@
+"""The worker as a process: start up, run, shut down."""
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import socket
+import time
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+import structlog
+from redis.asyncio import Redis
+
+from broker.ami import Action, Event, Exchange, spec_of
+from broker.keys import LANES, servers_key
+from workers.action_worker import ActionWorker
+from workers.batch import AWAY, until_done
+from workers.calls import Calls
+from workers.clock import ServerClock
+from workers.config import Settings
+from workers.connection import AnswerTimeout, ConnectionLost
+from workers.event_pump import EventPump
+from workers.lease import Lease, LeaseLost
+from workers.notify import notify
+from workers.rates import Rates
+from workers.reader import Reader
+from workers.recovery import Recovery
+from workers.redis_client import connect
+from workers.redis_check import check_redis, publish_command
+from workers.schedule import CALLS, CHANGES, READS, Schedule
+from workers.sessions import Sessions
+
+MISSED_PERIOD_S: Final = 5.0
+"""How often the pending list is compared with what is held in memory."""
+
+log = structlog.get_logger()
+
+
+def amibus_version() -> str:
+    """The version of the installed distribution."""
+    try:
+        return version("amibus")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+async def serve(settings: Settings, *, until_drained: bool = False) -> None:
+    """Start up, run, shut down. Returns after SIGTERM or SIGINT; a second signal ends the process at once.
+
+    Raises `SettingsError` for what only an operator can mend.
+    """
+    _calm_collector()
+    stopping = asyncio.Event()
+    _watch_signals(stopping)
+    redis = connect(settings.redis)
+    try:
+        log.info(
+            "starting", server=settings.server, asterisk=settings.ami, worker=settings.name, version=amibus_version()
+        )
+        name = await check_redis(redis, settings.redis)
+        log.info("redis is here", redis=name)
+        clock = ServerClock()
+        lease = Lease(redis, settings, clock)
+        while not stopping.is_set():
+            if not await _until(stopping, lease.acquire()):
+                break
+            await _hold_tenure(redis, settings, clock, lease, stopping)
+    finally:
+        await redis.aclose()
+    log.info("stopped")
+
+
+async def _hold_tenure(
+    redis: "Redis", settings: Settings, clock: ServerClock, lease: Lease, stopping: asyncio.Event
+) -> None:
+    """Serve for as long as the lease is ours."""
+    info = await until_done("its mode", redis.info)
+    tenure = Tenure(redis, settings, clock, lease, publish_command(info))
+    try:
+        await tenure.run(stopping)
+    except* LeaseLost as lost:
+        log.error("fenced: another worker has taken over, or Redis was emptied", why=str(lost.exceptions[0]))
+
+
+async def _until(stopping: asyncio.Event, work: Any) -> bool:
+    """Await work, unless the stop comes first. True: the work is done."""
+    task, stop = asyncio.ensure_future(work), asyncio.create_task(stopping.wait())
+    await asyncio.wait([task, stop], return_when=asyncio.FIRST_COMPLETED)
+    stop.cancel()
+    if task.done():
+        task.result()
+        return True
+    task.cancel()
+    return False
+
+
+def _calm_collector() -> None:
+    # Thousands of entries wait in memory, each in a task: going through them all again and again took a third of the
+    # processor time. Little of ours is cyclic.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
+
+
+def _watch_signals(stopping: asyncio.Event) -> None:
+    def stop() -> None:
+        if stopping.is_set():
+            log.warning("second signal: ending at once")
+            os._exit(1)
+        stopping.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+
+
+class Tenure:
+    """One worker's time as the holder of the lease, with all that it needs."""
+
+    def __init__(self, redis: "Redis", settings: Settings, clock: ServerClock, lease: Lease, publish: str) -> None:
+        self._redis = redis
+        self._settings = settings
+        self._clock = clock
+        self._lease = lease
+        rates = Rates(
+            settings.rate, {CALLS: settings.rate_calls, CHANGES: settings.rate_changes, READS: settings.rate_reads}
+        )
+        self._schedule = Schedule(rates, clock.now)
+        self._calls = Calls(clock.now, int(settings.record_s * 1000))
+        self._pump = EventPump(redis, settings, lease, self._calls, clock.now, publish)
+        self._sessions = Sessions(settings, on_event=self._on_event, on_ready=self._on_ready, on_away=self._on_away)
+        self._reader = Reader(redis, settings)
+        self._worker = ActionWorker(
+            redis, settings, lease=lease, clock=clock, sessions=self._sessions, schedule=self._schedule, calls=self._calls,
+            reader=self._reader, publish=publish,
+        )  # fmt: skip
+        self._recovery = Recovery(redis, settings, self._reader, self._worker)
+        self._asterisk = ""
+        self._away_since = clock.now()
+        self._away_why = "worker-start"
+        self._state = "asterisk-away"
+        self._queued = 0
+        self._news = asyncio.Event()
+        self._background: set[asyncio.Task[None]] = set()
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Serve until the stop, then drain and release. Raises `LeaseLost` or `SettingsError` in a group."""
+        legs: dict[bytes, bytes] = await until_done(
+            "the calls alive", lambda: self._redis.hgetall(self._settings.keys.legs)
+        )
+        self._calls.load({uniqueid.decode(): action_id.decode() for uniqueid, action_id in legs.items()})
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._beat(), name="heartbeat"),
+                    group.create_task(self._sessions.run(), name="sessions"),
+                    group.create_task(self._pump.run(), name="event pump"),
+                    group.create_task(self._recover_and_work(), name="actions"),
+                ]
+                notify("READY=1")
+                await stopping.wait()
+                tasks.pop().cancel()
+                await self._shut_down()
+                for task in tasks:
+                    task.cancel()
+        finally:
+            await self._worker.stop()
+        await self._lease.release()
+
+    async def _shut_down(self) -> None:
+        notify("STOPPING=1")
+        self._set_state("draining")
+        await self._worker.drain(self._settings.drain_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.drain_s):
+                await self._pump.drained.wait()
+
+    async def _recover_and_work(self) -> None:
+        await self._recovery.run()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._worker.run(), name="entries")
+            group.create_task(self._look_for_missed(), name="missed entries")
+
+    # -- Asterisk comes and goes
+
+    def _on_event(self, event: Event) -> None:
+        self._pump.offer(event)
+
+    def _on_ready(self) -> None:
+        task = asyncio.create_task(self._resume())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _resume(self) -> None:
+        """Asterisk is there: say so, and what is known of the time before; then let actions through."""
+        known = self._calls.alive()
+        try:
+            core = await self._ask("CoreSettings")
+            channels = await self._ask("CoreShowChannels") if known else None
+        except (ConnectionLost, AnswerTimeout):
+            return  # it went away again; its return calls this anew
+        response = core.answer.response
+        self._asterisk = (
+            response.headers.get("AsteriskVersion") if response is not None else None
+        ) or self._sessions.banner
+        self._pump.announce(
+            "BusConnected", asterisk=self._asterisk, address=self._settings.ami, worker=self._settings.name
+        )
+        if self._away_since:
+            self._pump.announce(
+                "BusGap",
+                reason=self._away_why,
+                since=f"{self._away_since:.6f}",
+                until=f"{self._clock.now():.6f}",
+                dropped="",
+            )
+        if channels is not None:
+            alive = {event.headers.get("Uniqueid") for event in channels.answer.events}
+            self._end_unseen({uniqueid for uniqueid in known if uniqueid not in alive})
+        self._away_since = 0.0
+        self._set_state("connected")
+        self._schedule.open()
+
+    def _end_unseen(self, legs: set[str]) -> None:
+        for note, ended in self._calls.end_unseen(legs):
+            if ended is not None:
+                self._pump.announce(
+                    "BusCallEnded", [ended], [note], action_id=ended, reason="ended while nobody watched"
+                )
+            else:
+                self._pump.announce("BusLegEnded", [note["id"]], [note], uniqueid=note["drop"][0])
+
+    def _on_away(self, role: str, why: str) -> None:
+        self._schedule.close()
+        if self._state == "connected":
+            self._set_state("asterisk-away")
+        if role == "events" and not self._away_since:
+            self._away_since, self._away_why = self._clock.now(), "connection-lost"
+
+    async def _ask(self, name: str) -> Exchange:
+        return await self._sessions.request("read", Action(name, [], f"0-{time.monotonic_ns()}"), spec_of(name), 10.0)
+
+    def _set_state(self, state: str) -> None:
+        """Change the state, and have the heartbeat say so at once."""
+        self._state = state
+        self._news.set()
+
+    # -- heartbeat
+
+    async def _beat(self) -> None:
+        """Renew the lease, write the heartbeat, look after the pending list. Raises `LeaseLost`."""
+        while True:
+            try:
+                await self._lease.renew(self._heartbeat())
+                await self._redis.zadd(servers_key(self._settings.prefix), {self._settings.server: self._clock.now()})
+                self._queued = sum([await self._redis.xlen(self._settings.keys.lane(lane)) for lane in LANES])
+            except AWAY as error:
+                log.debug("no heartbeat", error=str(error))
+            self._watchdog()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._lease.period_s):
+                    await self._news.wait()
+            self._news.clear()
+
+    async def _look_for_missed(self) -> None:
+        """Every few seconds: is something pending for us that we do not hold? Then the reply to a read was lost."""
+        while True:
+            await asyncio.sleep(MISSED_PERIOD_S)
+            for lane in LANES:
+                with contextlib.suppress(*AWAY):
+                    await self._worker.take_missed(lane)
+
+    def _watchdog(self) -> None:
+        # Health is progress, not a running process: a worker that is up and takes nothing must not look well.
+        if time.monotonic() - min(self._worker.progress_at, self._pump.progress_at) < 30 or not self._lease.is_valid:
+            notify("WATCHDOG=1")
+
+    def _heartbeat(self) -> dict[str, Any]:
+        totals = self._worker.totals
+        return {
+            "worker": self._settings.name,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "version": amibus_version(),
+            "asterisk": self._asterisk,
+            "state": self._state,
+            "epoch": self._lease.epoch,
+            "started_at": f"{self._lease.started_at:.6f}",
+            "queued": self._queued,
+            "in_flight": self._sessions.in_flight,
+            **{state: totals[state] for state in ("done", "failed", "rejected", "expired", "cancelled", "unknown")},
+            "duplicates": self._worker.duplicates,
+            "calls": len(self._calls),
+            "events_in": self._pump.events_in,
+            "events_dropped": self._pump.events_dropped,
+            "events_queued": self._pump.queued,
+        }
