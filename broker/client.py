@@ -283,7 +283,8 @@ class Server:
         lane = self._keys.lane(URGENT if urgent else ACTIONS)
         # Repeated if its reply is lost: the ActionID makes a second entry a duplicate, which is never sent.
         entry = await self._pipeline.execute("XADD", lane, "*", *submission.fields)
-        submission.added(entry.decode())
+        if submission.added(entry.decode()):
+            self._submissions.look_soon(submission)
 
     @contextlib.asynccontextmanager
     async def _patience(self, submission: Submission, timeout_s: float | None) -> AsyncGenerator[None]:

@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from broker.ami import MAX_HEADERS, MAX_LINE_BYTES
 from broker.errors import ErrorCode, Refused
@@ -20,6 +21,8 @@ DEFAULT_TIMEOUT_S = 30.0
 
 MAX_TIMEOUT_S = 3600.0
 MAX_TAG_BYTES = 256
+MAX_SHORT_NAME = 64
+"""Names up to this length are remembered once read; a hostile entry's may be of any length."""
 
 _ACTION_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _ENTRY_ID = re.compile(r"\d+-\d+")
@@ -105,10 +108,9 @@ def _read_fields(request: Request, bus: dict[str, str], fields: Sequence[bytes])
     ids: list[str] = []
     actions: list[str] = []
     pairs = request.pairs
-    for at in range(0, len(fields) - 1, 2):
-        name = fields[at].decode("utf-8", "surrogateescape")
-        value = fields[at + 1].decode("utf-8", "surrogateescape")
-        lowered = name.lower()
+    for raw_name, raw_value in zip(fields[::2], fields[1::2], strict=False):
+        name, lowered = _short_name(raw_name) if len(raw_name) <= MAX_SHORT_NAME else _read_name(raw_name)
+        value = raw_value.decode("utf-8", "surrogateescape")
         if lowered == "action":
             actions.append(value)
         elif lowered == "actionid":
@@ -141,12 +143,22 @@ def _read_fields(request: Request, bus: dict[str, str], fields: Sequence[bytes])
         refusals.append(
             Refused(
                 ErrorCode.BAD_ACTION_ID,
-                f"ActionID {printable(ids[0])} is not 1 to 64 characters of A-Z a-z 0-9 . _ : -, or is like an entry id",
+                f"ActionID {printable(ids[0])} is not 1 to 64 characters of A-Z a-z 0-9 . _ : - or is like an entry id",
             )
         )
     _check_size(pairs, refusals)
     if refusals:
         raise refusals[0]
+
+
+def _read_name(raw: bytes) -> tuple[str, str]:
+    """A field's name, and the same in lower case."""
+    name = raw.decode("utf-8", "surrogateescape")
+    return name, name.lower()
+
+
+_short_name = lru_cache(maxsize=1024)(_read_name)
+# The same few names come in every entry.
 
 
 def _check_size(pairs: Pairs, refusals: list[Refused]) -> None:
@@ -163,7 +175,7 @@ def _check_size(pairs: Pairs, refusals: list[Refused]) -> None:
 
 def _read_bus_field(request: Request, name: str, value: str) -> None:
     if name == "bus-producer":
-        request.producer = _matched("Bus-Producer", value, _PRODUCER)
+        request.producer = _producer(value)
     elif name == "bus-reply":
         request.reply = _matched("Bus-Reply", value, _REPLY)
     elif name == "bus-target":
@@ -201,17 +213,24 @@ def _seconds(name: str, value: str) -> float:
     return float(value)
 
 
+@lru_cache(maxsize=1024)
+def _producer(value: str) -> str:
+    return _matched("Bus-Producer", value, _PRODUCER)
+
+
 def _matched(name: str, value: str, pattern: re.Pattern[str]) -> str:
     if not pattern.fullmatch(value):
         raise Refused(ErrorCode.MALFORMED, f"{name} {printable(value)} does not match {pattern.pattern}")
     return value
 
 
-def fingerprint(action: str, pairs: Iterable[tuple[str, str]]) -> str:
+def fingerprint(action: str, pairs: Sequence[tuple[str, str]]) -> str:
     """SHA-256 over the headers as given, without ActionID and `Bus-*`: whether two entries ask for the same thing.
 
     Names are lower-cased and sorted; the order among equal names (Variable) is kept.
     """
+    if not pairs:
+        return hashlib.sha256(f"action\0{action}".encode("utf-8", "surrogateescape")).hexdigest()
     asked = sorted([("action", action), *((name.lower(), value) for name, value in pairs)], key=lambda pair: pair[0])
     text = "\0".join([part for pair in asked for part in pair])
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

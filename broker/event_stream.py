@@ -1,13 +1,14 @@
 """Events read from a server's `events` stream: nothing is missed, whatever becomes of the connection."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Iterable
 from typing import Any, Final
 
 import redis
 
 from broker.codec import BusEvent
-from broker.errors import BusUnavailable
+from broker.errors import BusUnavailable, SettingsError
 from broker.keys import Keys
 from broker.link import (
     ATTEMPTS,
@@ -30,18 +31,20 @@ BLOCK_S: Final = 5.0
 """How long one XREAD waits for news. The connection is given this and `REPLY_TIMEOUT_S` before it is taken
 for gone."""
 
-BEGINNING: Final = "0"
 NOW: Final = "$"
+_PLACE: Final = re.compile(r"\d{1,20}(-\d{1,20})?")
 
 
 class EventStream:
-    """One reader of a server's events, on a connection of its own.
+    """One reader of a server's events, on a connection of its own. Raises `SettingsError` for a wrong `since`.
 
     Where `since` is `$`, the place is taken now, at construction: what is submitted afterwards by the same
     bus comes later.
     """
 
     def __init__(self, keys: Keys, pipeline: Pipeline, links: Links, names: Iterable[str], since: str) -> None:
+        if since != NOW and not _PLACE.fullmatch(since):
+            raise SettingsError(f"since {since!r} is neither $ nor 0 nor the id of an entry")
         self._keys = keys
         self._pipeline = pipeline
         self._links = links

@@ -176,10 +176,15 @@ class Links:
         link = Link(self.address)
         self._open.add(link)
         try:
-            return await link.open()
+            await link.open()
         except BaseException:
             self._open.discard(link)
             raise
+        if self._closed:
+            # Closed while it was opening, when there was nothing to cut yet.
+            await self.drop(link)
+            raise BusUnavailable("the bus is closed")
+        return link
 
     async def drop(self, link: Link | None) -> None:
         """Close one of them."""

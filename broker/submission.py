@@ -56,12 +56,14 @@ class Submission:
         ours = [(name, value) for name, value in pairs[1:] if not _is_envelope(name)]
         return fingerprint(self.action, ours)
 
-    def added(self, entry: str) -> None:
-        """The XADD was answered: from now on it is known which results are ours."""
+    def added(self, entry: str) -> bool:
+        """The XADD was answered: now it is known which results are ours. True: the record may tell more."""
         self.entry = entry
         early, self._early = self._early, []
+        unsure = False
         for result in early:
-            self.offer(result)
+            unsure = self.offer(result) or unsure
+        return unsure
 
     def offer(self, result: Result) -> bool:
         """Take a result if it is ours. True: it may be ours, which only the record can tell."""

@@ -40,7 +40,7 @@ its length first. (Unpacking msgpack maps took half of the scripts' time.)"""
 
 
 class Script:
-    """One Lua script of one server, called by its SHA-1, and sent whole only where Redis does not know it (any more)."""
+    """One Lua script of one server, called by its SHA-1, and sent whole only where Redis does not know it yet."""
 
     def __init__(self, name: str, keys: Keys) -> None:
         self._source = source(name)
@@ -51,8 +51,10 @@ class Script:
         self._layout = LAYOUTS.get(name)
 
     async def __call__(self, redis: "Redis", epoch: int, *args: Any) -> Any:
-        """Run the script as the holder of `epoch`. Where it has a layout, the last argument is its batch of items; any other
-        list goes as msgpack."""
+        """Run the script as the holder of `epoch`.
+
+        Where it has a layout, the last argument is its batch of items; any other list goes as msgpack.
+        """
         packed: list[Any] = list(args)
         if self._layout is not None:
             packed += flatten(packed.pop(), self._layout)
