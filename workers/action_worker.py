@@ -27,7 +27,7 @@ from workers.outcome import Outcome, originate_outcome, outcome_of
 from workers.policy import Policy
 from workers.reader import READ_COUNT, Reader
 from workers.records import Item, Records
-from workers.schedule import Schedule
+from workers.schedule import Schedule, Turn
 from workers.sessions import Sessions
 
 REPEATS: Final = 3
@@ -53,8 +53,8 @@ class ActionWorker:
     """Takes entries, sends what may be sent, and settles each exactly once."""
 
     def __init__(
-        self, redis: "Redis", settings: Settings, *, lease: Lease, clock: ServerClock, sessions: Sessions, schedule: Schedule,
-        calls: Calls, reader: Reader, publish: str,
+        self, redis: "Redis", settings: Settings, *, lease: Lease, clock: ServerClock, sessions: Sessions,
+        schedule: Schedule, calls: Calls, reader: Reader, publish: str,
     ) -> None:  # fmt: skip
         self._redis = redis
         self._settings = settings
@@ -85,7 +85,8 @@ class ActionWorker:
     # -- reading
 
     async def run(self) -> None:
-        """Take entries and handle each in a task of its own, until cancelled. Raises what a task could not cope with."""
+        """Take entries and handle each in a task of its own, until cancelled. Raises what a task could not cope
+        with."""
         self._failure = asyncio.get_running_loop().create_future()
         reading = asyncio.create_task(self._read(), name="read entries")
         try:
@@ -165,6 +166,7 @@ class ActionWorker:
                 self._failure.set_exception(error)
         finally:
             del self._held[request.lane][request.entry]
+            self._begun.discard(request.entry)
             self._room.set()
 
     # -- the whole life of an entry
@@ -195,14 +197,16 @@ class ActionWorker:
             verdict, at = await self.mark_sending(job, probe=turn is None)
             if verdict == "sending":
                 job.sending_at = at
-            outcome = await self._send(job) if verdict == "sending" and turn else self._unsent(job, verdict)
+            outcome = await self._send(job, turn) if verdict == "sending" and turn else self._unsent(job, verdict)
         finally:
             if turn is not None:
-                self._begun.discard(job.request.entry)
                 self._schedule.release(turn)
         if isinstance(outcome, Outcome):
             await self.settle(job.request, outcome, job)
-        return outcome is not Next.AGAIN
+        if outcome is not Next.AGAIN:
+            return True
+        self._begun.discard(job.request.entry)
+        return False
 
     async def mark_sending(self, job: Job, *, probe: bool) -> tuple[str, float]:
         """Ask Redis whether this entry may be sent, and record the intent: the verdict, and Redis' time.
@@ -211,13 +215,13 @@ class ActionWorker:
         """
         return await self._marks.add(self._records.mark(job, probe=probe))
 
-    async def _send(self, job: Job) -> "Outcome | Next":
+    async def _send(self, job: Job, turn: Turn) -> "Outcome | Next":
         """Write the action and await what comes of it."""
         if not await self._may_write(job):
             return _late(job)
         try:
             if job.channel_id is not None:
-                return await self._originate(job, job.channel_id)
+                return await self._originate(job, job.channel_id, turn)
             exchange = await self._sessions.request(
                 job.session, job.action, job.spec, job.answer_timeout_s, lambda response: self._mark_sent(job, response)
             )
@@ -227,7 +231,7 @@ class ActionWorker:
             return Outcome(State.UNKNOWN, code=ErrorCode.TIMEOUT, message=str(error))
         return outcome_of(exchange)
 
-    async def _originate(self, job: Job, channel_id: str) -> Outcome:
+    async def _originate(self, job: Job, channel_id: str, turn: Turn) -> Outcome:
         """Asterisk's response only says that it was queued; how it went comes as an event, on the events session."""
         action_id = job.request.action_id
         response = self._calls.expect(action_id, channel_id)
@@ -239,6 +243,7 @@ class ActionWorker:
                 placed = outcome.state is not State.FAILED
                 return outcome
             self._mark_sent(job, exchange.answer.response)
+            self._schedule.release(turn)  # the session is free: the next call need not wait until this one is answered
             async with asyncio.timeout(job.outcome_timeout_s):
                 return originate_outcome(exchange, await response)
         except ConnectionLost as error:
@@ -250,7 +255,8 @@ class ActionWorker:
             self._calls.give_up(action_id, placed=placed)
 
     async def _may_write(self, job: Job) -> bool:
-        """The last look before the write: is the lease ours beyond doubt? A worker that was paused since the mark must not write."""
+        """The last look before the write: is the lease ours beyond doubt? A worker that was paused since the mark must
+        not write."""
         while not self._lease.is_valid:
             await asyncio.sleep(0.05)  # until it is renewed, or known to be lost: then this task is cancelled
             if job.request.deadline < self._clock.now():
@@ -308,7 +314,8 @@ class ActionWorker:
         at, epoch = self._clock.now(), self._lease.epoch
         verdict = await self._settles.add(self._records.settle(request, outcome, at, job, epoch))
         if verdict == "missing":
-            # Redis went back in time, or the record was deleted: it is made anew, so that the fate is known all the same.
+            # Redis went back in time, or the record was deleted: it is made anew, so that the fate is known all the
+            # same.
             verdict = await self._settles.add(self._records.settle(request, outcome, at, job, epoch, whole=True))
         if verdict in ("settled", "apart"):
             self.totals[outcome.state] += 1
@@ -321,8 +328,8 @@ class ActionWorker:
             )
         else:
             log.info(
-                "settled", action=request.action[:80], action_id=request.action_id, entry=request.entry, producer=request.producer,
-                state=outcome.state, code=outcome.code, why=outcome.message,
+                "settled", action=request.action[:80], action_id=request.action_id, entry=request.entry,
+                producer=request.producer, state=outcome.state, code=outcome.code, why=outcome.message,
             )  # fmt: skip
 
     async def _send_marks(self, items: list[Item]) -> list[tuple[str, float]]:

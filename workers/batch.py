@@ -20,6 +20,7 @@ from redis.exceptions import (
 
 from broker.scripts import MAX_BATCH
 from workers.backoff import Backoff
+from workers.notify import notify
 
 Item = TypeVar("Item")
 Verdict = TypeVar("Verdict")
@@ -54,19 +55,12 @@ async def until_done(what: str, call: Callable[[], Awaitable[Any]]) -> Any:
             failures += 1
             if failures == 1:
                 log.warning("redis is away", waiting=what, error=str(error))
+            notify("WATCHDOG=1")  # starting anew would not bring Redis back
             await asyncio.sleep(backoff.next_s())
         else:
             if failures:
                 log.info("redis is back", waiting=what, failures=failures)
-            _pass_cancellation_on()
             return answer
-
-
-def _pass_cancellation_on() -> None:
-    # redis-py 8.1 was seen to swallow a cancellation that came while it was connecting: a stop would wait for ever.
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
 
 
 class Batch(Generic[Item, Verdict]):

@@ -13,6 +13,9 @@ Note = dict[str, Any]
 UNSEEN_S: Final = 5.0
 """How long after a failure the events of a call's channel are still waited for."""
 
+UNTELLING: Final = ("", "0")
+"""Hangup causes that give no cause."""
+
 UP: Final = "6"
 """ChannelState of an answered channel (AST_STATE_UP)."""
 
@@ -185,7 +188,9 @@ class Calls:
 
     def _hang_up(self, call: Call, uniqueid: str, cause: str) -> Note:
         call.legs.discard(uniqueid)
-        if uniqueid == call.channel_id or not call.cause:
+        # That of the dialled channel, unless it says nothing: of a busy Local call only the second leg knows why (seen
+        # on 22.10.1: 0 and 17).
+        if call.cause in UNTELLING or (uniqueid == call.channel_id and cause not in UNTELLING):
             call.cause = cause
         if call.legs:
             return _note(call, drop=[uniqueid])

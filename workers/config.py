@@ -182,6 +182,7 @@ def load_settings(
         variable = ENVIRONMENT_PREFIX + each.name.upper()
         if variable in environment:
             values[each.name] = _typed(each.name, environment[variable], variable)
+    _refuse_password_flag((flags or {}).get("redis"))
     values |= {
         name: _typed(name, value, f"--{name.replace('_', '-')}")
         for name, value in (flags or {}).items()
@@ -194,6 +195,14 @@ def load_settings(
     )
     values["ami_events_secret"] = values.get("ami_events_secret") or values.get("ami_secret", "")
     return Settings(**values)
+
+
+def _refuse_password_flag(url: str | None) -> None:
+    if url and (":" in url.partition("://")[2].rpartition("@")[0] or "password=" in url.lower()):
+        raise SettingsError(
+            "--redis holds a password, and every user of the machine can read an argument list: "
+            "give AMIBUS_REDIS in the environment, or redis in the settings file"
+        )
 
 
 def _read_file(path: str) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""Events out: from the AMI events session to the stream and the channels, in order, in batches; Asterisk never waits."""
+"""Events out: from the AMI events session to the stream and the channels, in order, in batches; Asterisk never
+waits."""
 
 import asyncio
 import time

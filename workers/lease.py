@@ -14,6 +14,7 @@ from broker.scripts import Script
 from workers.batch import AWAY, until_done
 from workers.clock import ServerClock
 from workers.config import Settings
+from workers.notify import notify
 
 MARGIN: Final = 0.2
 """The part of the lease's life that is not relied on: two hosts' clocks may run at slightly different speeds."""
@@ -56,6 +57,7 @@ class Lease:
             if name != waiting_for:
                 log.info("standing by: another worker serves this server", server=self._settings.server, holder=name)
                 waiting_for = name
+            notify("WATCHDOG=1")  # standing by is what it is there for
             await asyncio.sleep(self._life_s / 10)
 
     async def renew(self, heartbeat: dict[str, Any]) -> None:

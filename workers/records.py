@@ -66,7 +66,8 @@ class Records:
     def settle(
         self, request: Request, outcome: Outcome, at: float, job: Job | None, epoch: int, *, whole: bool = False
     ) -> Item:
-        """For `settle`. `whole`: bring the record's first fields, too, for its mark did not write them, or they are gone."""
+        """For `settle`. `whole`: bring the record's first fields, too, for its mark did not write them, or they are
+        gone."""
         sending_at = None if job is None else job.sending_at
         message = pack(result_map(self._result(request, outcome, at, sending_at)))
         reads_only = job is not None and job.reads_only

@@ -14,8 +14,8 @@ from workers.config import shown_url
 log = structlog.get_logger()
 
 
-async def check_redis(redis: "Redis", url: str) -> str:
-    """Look whether this Redis will do, waiting while it is away. Returns its name and version.
+async def check_redis(redis: "Redis", url: str) -> dict[str, Any]:
+    """Look whether this Redis will do, waiting while it is away. Returns its INFO.
 
     Raises `SettingsError` with the sentence that says what to change.
     """
@@ -31,7 +31,7 @@ async def check_redis(redis: "Redis", url: str) -> str:
         log.warning(
             "redis does not persist: accepted actions are lost if it stops", hint="set appendonly yes in redis.conf"
         )
-    return server_name(info)
+    return info
 
 
 def publish_command(info: dict[str, Any]) -> str:

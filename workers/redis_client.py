@@ -1,5 +1,6 @@
 """The worker's connections to Redis."""
 
+import asyncio
 from typing import Any, Final
 
 import hiredis
@@ -13,13 +14,27 @@ REDIS_TIMEOUT_S: Final = 5.0
 
 
 class _PackedByHiredis:
-    """Packs commands in C, as redis-py's blocking client does; its asyncio client (8.1) does it in Python, at twenty times the cost."""
+    """Packs commands in C, as redis-py's blocking client does; its asyncio client (8.1) packs in Python, which takes
+    longer than all else that the worker does for an action."""
 
     def pack_command(self, *args: Any) -> list[bytes]:
         name, *rest = args
         # Some names are two words, such as `XGROUP CREATE`.
         words = name.split() if isinstance(name, str) else [name]
         return [hiredis.pack_command((*words, *rest))]
+
+
+class _Client(Redis):
+    """A client whose commands can be cancelled."""
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        answer = await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+        # redis-py waits with asyncio.wait_for, which up to Python 3.11 swallows a cancellation that comes in the same
+        # turn of the loop as the end of what it waits for: the task would then never stop.
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError
+        return answer
 
 
 def connect(url: str) -> "Redis":
@@ -31,4 +46,4 @@ def connect(url: str) -> "Redis":
         protocol=2, retry=Retry(NoBackoff(), 0), socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S,
         socket_keepalive=True, client_name="amibus-worker", **options,
     )  # fmt: skip
-    return Redis.from_pool(pool)
+    return _Client.from_pool(pool)

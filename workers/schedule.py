@@ -34,6 +34,7 @@ class Turn:
     deadline: float
     """Unix seconds by Redis' clock."""
     granted: asyncio.Future[bool] | None = field(default=None, repr=False)
+    is_over: bool = False
 
 
 class Schedule:
@@ -62,8 +63,6 @@ class Schedule:
         turn.granted = asyncio.get_running_loop().create_future()
         queue.append(turn)
         self.waiting += 1
-        if len(queue) > 1:
-            self._grant(session)  # all those before it may have been given up, and then nothing else would look
         self._watch_deadlines()
         try:
             return turn if await turn.granted else None
@@ -75,7 +74,10 @@ class Schedule:
             raise
 
     def release(self, turn: Turn) -> None:
-        """What the turn was for is over."""
+        """What the turn was for is over; once is enough."""
+        if turn.is_over:
+            return
+        turn.is_over = True
         self._free[turn.session] += 1
         if self.waiting:
             self._grant(turn.session)

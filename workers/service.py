@@ -7,8 +7,9 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Coroutine
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import structlog
 from redis.asyncio import Redis
@@ -27,13 +28,18 @@ from workers.notify import notify
 from workers.rates import Rates
 from workers.reader import Reader
 from workers.recovery import Recovery
+from workers.redis_check import check_redis, publish_command, server_name
 from workers.redis_client import connect
-from workers.redis_check import check_redis, publish_command
 from workers.schedule import CALLS, CHANGES, READS, Schedule
 from workers.sessions import Sessions
 
 MISSED_PERIOD_S: Final = 5.0
 """How often the pending list is compared with what is held in memory."""
+
+STUCK_S: Final = 30.0
+"""Without any progress for so long while Redis answers, the service manager is to start the worker anew."""
+
+Result = TypeVar("Result")
 
 log = structlog.get_logger()
 
@@ -46,7 +52,7 @@ def amibus_version() -> str:
         return "unknown"
 
 
-async def serve(settings: Settings, *, until_drained: bool = False) -> None:
+async def serve(settings: Settings) -> None:
     """Start up, run, shut down. Returns after SIGTERM or SIGINT; a second signal ends the process at once.
 
     Raises `SettingsError` for what only an operator can mend.
@@ -55,45 +61,40 @@ async def serve(settings: Settings, *, until_drained: bool = False) -> None:
     stopping = asyncio.Event()
     _watch_signals(stopping)
     redis = connect(settings.redis)
+    log.info("starting", server=settings.server, asterisk=settings.ami, worker=settings.name, version=amibus_version())
     try:
-        log.info(
-            "starting", server=settings.server, asterisk=settings.ami, worker=settings.name, version=amibus_version()
-        )
-        name = await check_redis(redis, settings.redis)
-        log.info("redis is here", redis=name)
+        info = await _unless(stopping, check_redis(redis, settings.redis))
+        log.info("redis is here", redis=server_name(info))
+        notify("READY=1")
         clock = ServerClock()
         lease = Lease(redis, settings, clock)
-        while not stopping.is_set():
-            if not await _until(stopping, lease.acquire()):
-                break
-            await _hold_tenure(redis, settings, clock, lease, stopping)
+        while True:
+            await _unless(stopping, lease.acquire())
+            try:
+                await Tenure(redis, settings, clock, lease, publish_command(info)).run(stopping)
+            except* LeaseLost as lost:
+                log.error("fenced: another worker has taken over, or Redis was emptied", why=str(lost.exceptions[0]))
+    except _Stopped:
+        log.info("stopped")
     finally:
         await redis.aclose()
-    log.info("stopped")
 
 
-async def _hold_tenure(
-    redis: "Redis", settings: Settings, clock: ServerClock, lease: Lease, stopping: asyncio.Event
-) -> None:
-    """Serve for as long as the lease is ours."""
-    info = await until_done("its mode", redis.info)
-    tenure = Tenure(redis, settings, clock, lease, publish_command(info))
+class _Stopped(Exception):
+    """The stop came while something was waited for."""
+
+
+async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, Result]) -> Result:
+    """Await work, unless the stop comes first: then raise `_Stopped`."""
+    task, stop = asyncio.create_task(work), asyncio.create_task(stopping.wait())
     try:
-        await tenure.run(stopping)
-    except* LeaseLost as lost:
-        log.error("fenced: another worker has taken over, or Redis was emptied", why=str(lost.exceptions[0]))
-
-
-async def _until(stopping: asyncio.Event, work: Any) -> bool:
-    """Await work, unless the stop comes first. True: the work is done."""
-    task, stop = asyncio.ensure_future(work), asyncio.create_task(stopping.wait())
-    await asyncio.wait([task, stop], return_when=asyncio.FIRST_COMPLETED)
-    stop.cancel()
-    if task.done():
-        task.result()
-        return True
-    task.cancel()
-    return False
+        await asyncio.wait([task, stop], return_when=asyncio.FIRST_COMPLETED)
+        if stopping.is_set():
+            raise _Stopped
+        return task.result()
+    finally:
+        task.cancel()
+        stop.cancel()
 
 
 def _calm_collector() -> None:
@@ -133,8 +134,8 @@ class Tenure:
         self._sessions = Sessions(settings, on_event=self._on_event, on_ready=self._on_ready, on_away=self._on_away)
         self._reader = Reader(redis, settings)
         self._worker = ActionWorker(
-            redis, settings, lease=lease, clock=clock, sessions=self._sessions, schedule=self._schedule, calls=self._calls,
-            reader=self._reader, publish=publish,
+            redis, settings, lease=lease, clock=clock, sessions=self._sessions, schedule=self._schedule,
+            calls=self._calls, reader=self._reader, publish=publish,
         )  # fmt: skip
         self._recovery = Recovery(redis, settings, self._reader, self._worker)
         self._asterisk = ""
@@ -143,7 +144,7 @@ class Tenure:
         self._state = "asterisk-away"
         self._queued = 0
         self._news = asyncio.Event()
-        self._background: set[asyncio.Task[None]] = set()
+        self._group: asyncio.TaskGroup | None = None
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Serve until the stop, then drain and release. Raises `LeaseLost` or `SettingsError` in a group."""
@@ -153,21 +154,23 @@ class Tenure:
         self._calls.load({uniqueid.decode(): action_id.decode() for uniqueid, action_id in legs.items()})
         try:
             async with asyncio.TaskGroup() as group:
+                self._group = group
                 tasks = [
                     group.create_task(self._beat(), name="heartbeat"),
                     group.create_task(self._sessions.run(), name="sessions"),
                     group.create_task(self._pump.run(), name="event pump"),
                     group.create_task(self._recover_and_work(), name="actions"),
                 ]
-                notify("READY=1")
                 await stopping.wait()
                 tasks.pop().cancel()
                 await self._shut_down()
                 for task in tasks:
                     task.cancel()
         finally:
+            self._group = None
             await self._worker.stop()
-        await self._lease.release()
+        with contextlib.suppress(*AWAY):  # it ends by itself soon
+            await self._lease.release()
 
     async def _shut_down(self) -> None:
         notify("STOPPING=1")
@@ -189,9 +192,8 @@ class Tenure:
         self._pump.offer(event)
 
     def _on_ready(self) -> None:
-        task = asyncio.create_task(self._resume())
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        if self._group is not None:
+            self._group.create_task(self._resume(), name="resume")
 
     async def _resume(self) -> None:
         """Asterisk is there: say so, and what is known of the time before; then let actions through."""
@@ -216,7 +218,7 @@ class Tenure:
                 until=f"{self._clock.now():.6f}",
                 dropped="",
             )
-        if channels is not None:
+        if channels is not None and channels.failure is None:
             alive = {event.headers.get("Uniqueid") for event in channels.answer.events}
             self._end_unseen({uniqueid for uniqueid in known if uniqueid not in alive})
         self._away_since = 0.0
@@ -274,7 +276,8 @@ class Tenure:
 
     def _watchdog(self) -> None:
         # Health is progress, not a running process: a worker that is up and takes nothing must not look well.
-        if time.monotonic() - min(self._worker.progress_at, self._pump.progress_at) < 30 or not self._lease.is_valid:
+        idle_s = time.monotonic() - min(self._worker.progress_at, self._pump.progress_at)
+        if idle_s < STUCK_S or not self._lease.is_valid:  # without the lease it is Redis that is away
             notify("WATCHDOG=1")
 
     def _heartbeat(self) -> dict[str, Any]:

@@ -45,8 +45,8 @@ BOOT_PATIENCE_S: Final = 10.0
 log = structlog.get_logger()
 
 
-class _ShuttingDown(Exception):
-    """Asterisk answers no login any more."""
+class _NotNow(Exception):
+    """Asterisk takes no login at the moment: it is shutting down."""
 
 
 @dataclass(slots=True)
@@ -142,7 +142,7 @@ class Sessions:
                 return await self._log_in(role)
             except LoginRefused as error:
                 self._refused(role, error)
-            except (OSError, RemoteProtocolError, ConnectionLost, _ShuttingDown) as error:
+            except (OSError, RemoteProtocolError, ConnectionLost, _NotNow) as error:
                 if not failures:
                     log.warning(
                         "asterisk is away", session=role, address=self._settings.ami, error=str(error) or "timeout"
@@ -159,9 +159,8 @@ class Sessions:
             try:
                 connection = await self._open(role)
             except LoginRefused as error:
-                # Asterisk says so to every action while it shuts down; the secret may be right.
-                if "shutting down" in error.message.lower():
-                    raise _ShuttingDown(error.message) from None
+                if not error.wrong_credentials and not _in_use(error):
+                    raise _NotNow(error.message) from None
                 gate.not_before = time.monotonic() + REFUSED_RETRY_S
                 raise
             except LocalProtocolError as error:
@@ -187,9 +186,9 @@ class Sessions:
         gate = self._gates[username]
         setting = "AMIBUS_AMI_EVENTS_SECRET" if role == EVENTS else "AMIBUS_AMI_SECRET"
         advice = f"compare the user name and {setting} (or {setting}_FILE) with its manager.conf"
-        if "in use" in error.message.lower():
+        if _in_use(error):
             advice = "set allowmultiplelogin=yes for it in manager.conf, since the worker has several sessions"
-        sentence = f"Asterisk at {self._settings.ami} refused the login of user {username!r} ({error.message}): {advice}"
+        sentence = f"Asterisk at {self._settings.ami} refused the login of {username!r} ({error.message}): {advice}"
         if not gate.accepted:
             raise SettingsError(sentence)
         if not gate.complained:
@@ -240,3 +239,8 @@ class Sessions:
             self.ready.clear()
             log.warning("asterisk session lost", session=role, why=why)
         self._on_away(role, why)
+
+
+def _in_use(error: LoginRefused) -> bool:
+    # Not for long, says the text; but a user who may log in once can never have the sessions that are needed.
+    return "in use" in error.message.lower()
