@@ -1,0 +1,134 @@
+"""`deploy/amibus@.service` and its environment file, looked at by systemd's own tools."""
+
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.guarded import DEPLOY, GuardedRedis, need, process
+from workers.cli.failures import SETTINGS
+from workers.config import Settings, load_settings
+
+UNIT = DEPLOY / "amibus@.service"
+PROGRAM = "/opt/amibus/bin/amibus"
+MAX_EXPOSURE = 15
+"""In tenths, as `systemd-analyze security` counts: up to 20 is its best class, "OK"."""
+
+
+@pytest.fixture
+def analyze() -> str:
+    tool = shutil.which("systemd-analyze")
+    need(tool, "no systemd-analyze on this machine (Debian: apt-get install systemd)")
+    return str(tool)
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """The unit with a program that is there, since `verify` looks for it."""
+    unit = tmp_path / UNIT.name
+    unit.write_text(UNIT.read_text().replace(PROGRAM, str(shutil.which("true"))))
+    return unit
+
+
+def directives() -> dict[str, list[str]]:
+    """The unit's lines by name."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for line in UNIT.read_text().splitlines():
+        if line and line[0] not in "#[":
+            name, _, value = line.partition("=")
+            found[name].append(value)
+    return found
+
+
+def test_systemd_understands_every_line(analyze: str, installed: Path) -> None:
+    done = subprocess.run([analyze, "verify", "--man=no", str(installed)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_systemd_would_complain_of_a_wrong_line(analyze: str, installed: Path) -> None:
+    installed.write_text(installed.read_text().replace("NoNewPrivileges=yes", "NoNewPrivilege=yes"))
+    done = subprocess.run([analyze, "verify", "--man=no", str(installed)], capture_output=True, text=True, check=False)
+    assert "NoNewPrivilege" in done.stderr
+
+
+def test_is_hardened(analyze: str, installed: Path) -> None:
+    command = [analyze, "security", "--offline=true", "--no-pager", f"--threshold={MAX_EXPOSURE}", str(installed)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-400:]
+
+
+def test_a_wrong_setting_is_not_tried_again() -> None:
+    assert directives()["RestartPreventExitStatus"] == [str(SETTINGS)]
+    assert directives()["Restart"] == ["always"]
+    assert directives()["StartLimitIntervalSec"] == ["0"]
+
+
+def test_stopping_leaves_time_to_drain() -> None:
+    # Twice: first for the answers, then for the last events.
+    assert int(directives()["TimeoutStopSec"][0]) > 2 * Settings.drain_s
+
+
+def test_the_worker_understands_the_environment(tmp_path: Path) -> None:
+    for name in ("ami-secret", "ami-events-secret"):
+        (tmp_path / name).write_text(f"{name}\n")
+    environment = {}
+    for line in directives()["Environment"]:
+        name, _, value = line.replace("%i", "pbx1").replace("%d", str(tmp_path)).partition("=")
+        environment[name] = value
+    settings = load_settings(environment=environment | example())
+    assert (settings.server, settings.ami_username, settings.ami_events_username) == ("pbx1", "amibus", "amibus-events")
+    assert (settings.ami_secret, settings.ami_events_secret) == ("ami-secret", "ami-events-secret")
+
+
+def test_the_manager_users_are_those_of_manager_conf() -> None:
+    users = re.findall(r"^\[(.+)\]", (DEPLOY / "manager.conf").read_text(), re.MULTILINE)
+    environment = dict(line.split("=", 1) for line in directives()["Environment"])
+    assert {environment["AMIBUS_AMI_USERNAME"], environment["AMIBUS_AMI_EVENTS_USERNAME"]} <= set(users)
+
+
+@pytest.mark.parametrize(
+    "name", re.findall(r"^#?(AMIBUS_\w+)=", (DEPLOY / "amibus.env.example").read_text(), re.MULTILINE)
+)
+def test_every_line_of_the_example_is_a_setting(name: str) -> None:
+    assert hasattr(Settings, name.removeprefix("AMIBUS_").lower())
+
+
+def test_what_the_example_shows_as_default_is_the_default() -> None:
+    shown = example(commented=True)
+    del shown["AMIBUS_ALLOW"]  # of which an empty default would show nothing
+    for name, text in shown.items():
+        default = getattr(Settings, name.removeprefix("AMIBUS_").lower())
+        assert type(default)(text) == default, name
+
+
+def example(*, commented: bool = False) -> dict[str, str]:
+    """What systemd would read from the example, or the lines that are commented out in it."""
+    start = "#AMIBUS_" if commented else "AMIBUS_"
+    lines = [line for line in (DEPLOY / "amibus.env.example").read_text().splitlines() if line.startswith(start)]
+    return dict(line.removeprefix("#").split("=", 1) for line in lines)
+
+
+def test_says_ready_and_feeds_the_watchdog(guarded: GuardedRedis, tmp_path: Path) -> None:
+    address = tmp_path / "notify"
+    settings = {
+        "NOTIFY_SOCKET": str(address),
+        "AMIBUS_REDIS": guarded.url_of("amibus-worker"),
+        "AMIBUS_SERVER": "pbx1",
+        "AMIBUS_AMI": "127.0.0.1:1",  # Asterisk is away: no reason to be restarted
+        "AMIBUS_AMI_SECRET": "amibus",
+        "AMIBUS_LOG_LEVEL": "error",
+    }
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(address))
+        systemd.settimeout(20)
+        with process([sys.executable, "-m", "workers.cli", "worker"], settings) as worker:
+            said = [systemd.recv(200).decode() for _ in range(3)]
+            worker.terminate()
+            assert worker.wait(20) == 0
+    assert "READY=1" in said
+    assert "WATCHDOG=1" in said
