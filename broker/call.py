@@ -19,8 +19,7 @@ from broker.record import Record
 from broker.submission import Submission, Submissions
 
 MAX_QUEUED: Final = 1000
-"""Events kept for a reader who is slower than they come. Beyond it they are read again from the `events`
-stream."""
+"""Events kept for a reader who is slower than they come. Beyond it they are read again from the `events` stream."""
 
 LOOK_S: Final = 5.0
 """How often the record is read while no event comes, in case the last one's message was lost."""
@@ -31,8 +30,7 @@ AGAIN_S: Final = 0.5
 PAGE: Final = 500
 
 ENDINGS: Final = ("Hangup", "BusCallEnded")
-"""After these events the record is asked whether the call is over; it is written in the same step as they
-are."""
+"""After these events the record is asked whether the call is over; it is written in the same step as they are."""
 
 
 class Feed:
@@ -165,8 +163,7 @@ class Call:
         return result.raise_for_state() if raise_on_failure else result
 
     async def record(self) -> Record | None:
-        """The record as it is now; None if there is none (not taken up yet, or expired). Raises
-        `BusUnavailable`."""
+        """The record as it is now; None if there is none (not taken up yet, or expired). Raises `BusUnavailable`."""
         return await self._submissions.look(self._submission, patiently=True)
 
     async def events(self) -> AsyncGenerator[BusEvent]:
@@ -200,8 +197,7 @@ class Call:
         self.close()
 
     def close(self) -> None:
-        """Listen to the action's channel no more: `events` ends; `result` goes on working. The action goes on
-        too."""
+        """Listen to the action's channel no more: `events` ends; `result` goes on working. The action goes on too."""
         self._over = True
         self._release()
         self._feed.news.set()
@@ -318,8 +314,7 @@ class Call:
                 return
 
     def _read_again(self, event: BusEvent | None, *, first: bool) -> list[BusEvent]:
-        """An event of the stream if it is ours and new; before it a `BusGap` if the page begins after a
-        hole."""
+        """An event of the stream if it is ours and new; before it a `BusGap` if the page begins after a hole."""
         if event is None:
             return []
         at = (event.epoch, event.seq)
@@ -333,6 +328,5 @@ class Call:
 
 
 def _before(entry: str) -> str:
-    """Where to read `events` from, to see all that came after an entry of a lane: ids are comparable by time
-    only."""
+    """Where to read `events` from, to see all that came after an entry of a lane: ids are comparable by time only."""
     return f"{entry.partition('-')[0]}-0"

@@ -74,8 +74,7 @@ class Bus:
         await self.close()
 
     def server(self, name: str) -> "Server":
-        """One Asterisk server by its name. Raises `SettingsError` for a name that the contract does not
-        allow."""
+        """One Asterisk server by its name. Raises `SettingsError` for a name that the contract does not allow."""
         server = self._servers.get(name)
         if server is None:
             keys = Keys(name, self.prefix)
@@ -89,8 +88,10 @@ class Bus:
         return {name.decode(): float(beat) for name, beat in zip(reply[::2], reply[1::2], strict=True)}
 
     async def close(self) -> None:
-        """Close the connections. Whoever still waits gets `BusUnavailable`; the actions go on. Harmless when
-        repeated."""
+        """Close the connections.
+
+        Whoever still waits gets `BusUnavailable`; the actions go on. Harmless when repeated.
+        """
         for server in self._servers.values():
             await server._close(BusUnavailable("the bus is closed"))
         await self._links.close()
@@ -224,14 +225,15 @@ class Server:
         return EventStream(self._keys, self._pipeline, self._links, names, since).events()
 
     async def record(self, action_id: str) -> Record | None:
-        """The record of an action, None if there is none: not taken up yet, or expired. Raises
-        `BusUnavailable`."""
+        """The record of an action, None if there is none: not taken up yet, or expired. Raises `BusUnavailable`."""
         reply = await self._pipeline.execute("HGETALL", self._keys.action(action_id))
         return decode_record(self.name, action_id, reply)
 
     async def status(self) -> dict[str, str]:
-        """The active worker's heartbeat as the contract has it; empty if no worker is active. Raises
-        `BusUnavailable`."""
+        """The active worker's heartbeat as the contract has it; empty if no worker is active.
+
+        Raises `BusUnavailable`.
+        """
         reply = await self._pipeline.execute("HGETALL", self._keys.worker)
         return text_fields(dict(zip(reply[::2], reply[1::2], strict=True)))
 
@@ -265,8 +267,7 @@ class Server:
         return Submission(action_id, fields)
 
     async def _listen(self) -> None:
-        """Subscribe to the reply channel, once for all callers; it stays so, whatever becomes of the
-        connection."""
+        """Subscribe to the reply channel, once for all callers; it stays so, whatever becomes of the connection."""
         if self._listening is None or (self._listening.done() and not _succeeded(self._listening)):
             self._listening = asyncio.create_task(self._begin_to_listen(), name=f"amibus listens to {self.name}")
         if not self._listening.done():

@@ -23,8 +23,7 @@ class Listener(Protocol):
         """Take a message of the channel."""
 
     def interrupted(self) -> None:
-        """The channel was not subscribed for a while and is again: messages may have been missed, until
-        now."""
+        """The channel was not subscribed for a while and is again: messages may have been missed, until now."""
 
 
 class _Channel:

@@ -28,8 +28,7 @@ PAGE: Final = 500
 """Entries read at once: some hundred KB, decoded in a few milliseconds."""
 
 BLOCK_S: Final = 5.0
-"""How long one XREAD waits for news. The connection is given this and `REPLY_TIMEOUT_S` before it is taken
-for gone."""
+"""How long one XREAD waits for news. The connection is given this and `REPLY_TIMEOUT_S` before it is taken for gone."""
 
 NOW: Final = "$"
 _PLACE: Final = re.compile(r"\d{1,20}(-\d{1,20})?")
@@ -56,8 +55,7 @@ class EventStream:
             self._last_entry = self._ask_last_entry()
 
     async def events(self) -> AsyncGenerator[BusEvent]:
-        """The events, without end. Raises `BusUnavailable` if Redis refuses, or cannot be reached at the
-        start."""
+        """The events, without end. Raises `BusUnavailable` if Redis refuses, or cannot be reached at the start."""
         gap = await self._begin()
         if gap is not None:
             yield gap

@@ -19,8 +19,7 @@ REPLY_TIMEOUT_S: Final = 5.0
 BLOCK` apart."""
 
 ATTEMPTS: Final = 6
-"""How often a command is tried before `BusUnavailable`: with the pauses below about three seconds, a quick
-restart."""
+"""How often a command is tried before `BusUnavailable`: with the pauses below about three seconds, a quick restart."""
 
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 2.0
@@ -33,8 +32,7 @@ class Interrupted(BusUnavailable):
 
 
 def pauses() -> Iterator[float]:
-    """Seconds to wait before each next attempt: growing, and jittered so that callers do not come back all at
-    once."""
+    """Seconds to wait before each next attempt: growing, and jittered so that callers do not come back all at once."""
     pause_s = FIRST_PAUSE_S
     while True:
         yield pause_s * random.uniform(0.5, 1.5)
@@ -122,8 +120,7 @@ class Link:
         return self
 
     async def execute(self, commands: Sequence[bytes], timeout_s: float = REPLY_TIMEOUT_S) -> list[Any]:
-        """Write packed commands at once and read their replies; a refused one's reply is its
-        `redis.ResponseError`."""
+        """Write packed commands at once and read their replies; a refused one's reply is its `redis.ResponseError`."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self.send(b"".join(commands))
@@ -144,8 +141,7 @@ class Link:
             raise translated(error, self._address, "a command") from error
 
     async def read(self, timeout_s: float | None = None) -> Any:
-        """The next reply, None after `timeout_s` of silence; a refusal is returned as
-        `redis.ResponseError`."""
+        """The next reply, None after `timeout_s` of silence; a refusal is returned as `redis.ResponseError`."""
         if not self._connection.is_connected:
             raise Interrupted(f"the connection to Redis at {self._address.masked} was lost")
         try:
@@ -161,8 +157,7 @@ class Link:
 
 
 class Links:
-    """The connections of a client's iterators, each with its own, so that closing the client ends them
-    all."""
+    """The connections of a client's iterators, each with its own, so that closing the client ends them all."""
 
     def __init__(self, address: Address) -> None:
         self.address = address

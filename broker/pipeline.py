@@ -11,8 +11,7 @@ from broker.errors import BusUnavailable
 from broker.link import ATTEMPTS, Address, Interrupted, Link, is_transient, pack_command, pauses, translated
 
 MAX_BATCH: Final = 512
-"""Commands in one write: enough that a write costs nothing per command, few enough that no reply waits
-long."""
+"""Commands in one write: enough that a write costs nothing per command, few enough that no reply waits long."""
 
 MAX_BATCH_BYTES: Final = 1 << 20
 
@@ -61,8 +60,7 @@ class Pipeline:
         return await self._patiently(lambda: self.enqueue(*args))
 
     async def open(self) -> None:
-        """Connect now rather than with the first command, so that a wrong address or password is said at
-        once."""
+        """Connect now rather than with the first command, so that a wrong address or password is said at once."""
         await self._patiently(self._connect)
 
     async def close(self) -> None:

@@ -11,8 +11,7 @@ _BINARY = frozenset((b"request", b"result"))
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What `HGETALL` of an action's record says. `fields` are its texts as they are; the rest is read from
-    them."""
+    """What `HGETALL` of an action's record says. `fields` are its texts as they are; the rest is read from them."""
 
     server: str
     action_id: str
@@ -70,8 +69,7 @@ def decode_record(server: str, action_id: str, reply: Sequence[bytes]) -> Record
 
 
 def result_of_fields(server: str, action_id: str, fields: Mapping[str, str]) -> Result:
-    """A result without Asterisk's answer, from plain fields: an entry of `results`, or a record without its
-    message."""
+    """A result without Asterisk's answer, from plain fields: an entry of `results`, or a record without its message."""
     try:
         state = State(fields["state"])
     except (KeyError, ValueError) as error:

@@ -29,8 +29,10 @@ RESULTS_PAGE: Final = 1000
 
 
 class Submission:
-    """One action of ours. It is settled by the result of its own entry, and by no other's that has the same
-    ActionID."""
+    """One action of ours.
+
+    It is settled by the result of its own entry, and by no other's that has the same ActionID.
+    """
 
     def __init__(self, action_id: str, fields: list[str]) -> None:
         self.action_id = action_id
@@ -82,8 +84,7 @@ class Submission:
             self.settle(record.result)
 
     def owns(self, record: Record) -> bool:
-        """Whether a record with our ActionID tells our fate, or that of another who used it for something
-        else."""
+        """Whether a record with our ActionID tells our fate, or that of another who used it for something else."""
         return record.entry == self.entry or record.fingerprint in ("", self.fingerprint)
 
     def settle(self, result: Result) -> None:
@@ -178,8 +179,10 @@ class Submissions:
         self._wake.set()
 
     async def look(self, submission: Submission, *, patiently: bool = False) -> Record | None:
-        """Read the record, and settle by it what it settles. Raises `Interrupted` (unless patient),
-        `BusUnavailable`."""
+        """Read the record, and settle by it what it settles.
+
+        Raises `Interrupted` (unless patient), `BusUnavailable`.
+        """
         run = self._pipeline.execute if patiently else self._pipeline.enqueue
         reply = await run("HGETALL", self.keys.action(submission.action_id))
         record = decode_record(self.keys.server, submission.action_id, reply)

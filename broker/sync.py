@@ -77,8 +77,7 @@ class _Background:
         work.close()
 
     def stop(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run one last coroutine and end the thread. Without effect if it never ran, or was stopped
-        before."""
+        """Run one last coroutine and end the thread. Without effect if it never ran, or was stopped before."""
         with self._lock:
             if self._stopped or self._loop is None or self._thread is None:
                 self._stopped = True
@@ -111,8 +110,7 @@ class _Background:
 
 
 class _Events:
-    """An asynchronous iterator's steps, one at a time: a step that was given up is over before the next
-    begins."""
+    """An asynchronous iterator's steps, one at a time: a step that was given up is over before the next begins."""
 
     def __init__(self, events: AsyncGenerator[BusEvent]) -> None:
         self._events = events
@@ -167,8 +165,7 @@ class Bus:
         self.close()
 
     def server(self, name: str) -> "Server":
-        """One Asterisk server by its name. Raises `SettingsError` for a name that the contract does not
-        allow."""
+        """One Asterisk server by its name. Raises `SettingsError` for a name that the contract does not allow."""
         return Server(self._bus.server(name), self._background)
 
     def servers(self) -> dict[str, float]:
@@ -176,8 +173,7 @@ class Bus:
         return self._background.run(self._bus.servers())
 
     def close(self) -> None:
-        """Close the connections and end the thread. Whoever still waits gets `BusUnavailable`; the actions go
-        on."""
+        """Close the connections and end the thread. Whoever still waits gets `BusUnavailable`; the actions go on."""
         self._background.stop(self._bus.close)
 
 

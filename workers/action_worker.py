@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from broker.ami import Response
 from broker.codec import State
-from broker.entry import Request
+from broker.entry import Request, printable
 from broker.errors import ErrorCode, Refused
 from broker.keys import LANES
 from broker.scripts import Script
@@ -186,6 +186,10 @@ class ActionWorker:
         if request.refusal is not None:
             raise request.refusal
         self._policy.check(request)
+        if request.action.lower().startswith("bus"):
+            raise Refused(
+                ErrorCode.MALFORMED, f"{printable(request.action)} is not an action of this version of amibus"
+            )
         return make_job(request, self._settings.server)
 
     async def _attempt(self, job: Job) -> bool:

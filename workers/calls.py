@@ -10,8 +10,8 @@ from broker.ami import Event
 Note = dict[str, Any]
 """What an event changes of a call: see the script `publish_events`."""
 
-UNSEEN_S: Final = 5.0
-"""How long after a failure the events of a call's channel are still waited for."""
+UNSEEN_S: Final = 30.0
+"""How long the events of a call's channel are still waited for once nobody waits for its OriginateResponse."""
 
 UNTELLING: Final = ("", "0")
 """Hangup causes that give no cause."""
@@ -81,6 +81,8 @@ class Calls:
             call.response.cancel()
         if call.is_over or (not placed and not call.state):
             self._forget(call)
+        elif not call.state:
+            self._forget_if_unseen_soon(call)
 
     def load(self, legs: Mapping[str, str]) -> None:
         """Take over the live legs (Uniqueid -> ActionID) that an earlier worker left."""
@@ -140,8 +142,7 @@ class Calls:
             if call.is_over:
                 self._forget(call)
             elif failed and not call.state:
-                # Its channel events may still be on their way: Asterisk sends them by another path.
-                asyncio.get_running_loop().call_later(UNSEEN_S, self._forget_unseen, call)
+                self._forget_if_unseen_soon(call)
 
     def _join(self, event: Event) -> None:
         """A new channel is a leg if it is the expected one, or carries the Linkedid of a leg."""
@@ -199,6 +200,10 @@ class Calls:
             self._forget(call)
         fields = ["call", "ended", "cause", call.cause, "ended_at", f"{self._now():.6f}"]
         return _note(call, drop=[uniqueid], fields=fields, ttl_ms=self._ttl_ms)
+
+    def _forget_if_unseen_soon(self, call: Call) -> None:
+        # The events of its channel may still be on their way: Asterisk sends them by another path.
+        asyncio.get_running_loop().call_later(UNSEEN_S, self._forget_unseen, call)
 
     def _forget_unseen(self, call: Call) -> None:
         if not call.state:

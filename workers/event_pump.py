@@ -107,6 +107,10 @@ class EventPump:
         pairs = [(header, str(value)) for header, value in headers.items()]
         self._put(name, Headers(pairs), action_ids or [], notes or [], None, needed=True)
 
+    def note(self, note: Note) -> None:
+        """Have a change of a call written without an event of its own: with the next one."""
+        self._orphans.append(note)
+
     def _put(
         self,
         name: str,

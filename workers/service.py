@@ -52,14 +52,16 @@ def amibus_version() -> str:
         return "unknown"
 
 
-async def serve(settings: Settings) -> None:
-    """Start up, run, shut down. Returns after SIGTERM or SIGINT; a second signal ends the process at once.
+async def serve(settings: Settings, stopping: asyncio.Event | None = None) -> None:
+    """Start up, run, shut down. Returns when `stopping` is set; left out, it is set by SIGTERM or SIGINT, and a second
+    signal ends the process at once.
 
     Raises `SettingsError` for what only an operator can mend.
     """
-    _calm_collector()
-    stopping = asyncio.Event()
-    _watch_signals(stopping)
+    if stopping is None:
+        stopping = asyncio.Event()
+        _watch_signals(stopping)
+        _calm_collector()
     redis = connect(settings.redis)
     log.info("starting", server=settings.server, asterisk=settings.ami, worker=settings.name, version=amibus_version())
     try:
@@ -86,6 +88,9 @@ class _Stopped(Exception):
 
 async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, Result]) -> Result:
     """Await work, unless the stop comes first: then raise `_Stopped`."""
+    if stopping.is_set():
+        work.close()
+        raise _Stopped
     task, stop = asyncio.create_task(work), asyncio.create_task(stopping.wait())
     try:
         await asyncio.wait([task, stop], return_when=asyncio.FIRST_COMPLETED)
@@ -227,12 +232,12 @@ class Tenure:
 
     def _end_unseen(self, legs: set[str]) -> None:
         for note, ended in self._calls.end_unseen(legs):
-            if ended is not None:
+            if ended is None:
+                self._pump.note(note)
+            else:
                 self._pump.announce(
                     "BusCallEnded", [ended], [note], action_id=ended, reason="ended while nobody watched"
                 )
-            else:
-                self._pump.announce("BusLegEnded", [note["id"]], [note], uniqueid=note["drop"][0])
 
     def _on_away(self, role: str, why: str) -> None:
         self._schedule.close()

@@ -184,7 +184,8 @@ class Sessions:
     def _refused(self, role: str, error: LoginRefused) -> None:
         username = self._user(role)[0]
         gate = self._gates[username]
-        setting = "AMIBUS_AMI_EVENTS_SECRET" if role == EVENTS else "AMIBUS_AMI_SECRET"
+        own = role == EVENTS and username != self._settings.ami_username
+        setting = "AMIBUS_AMI_EVENTS_SECRET" if own else "AMIBUS_AMI_SECRET"
         advice = f"compare the user name and {setting} (or {setting}_FILE) with its manager.conf"
         if _in_use(error):
             advice = "set allowmultiplelogin=yes for it in manager.conf, since the worker has several sessions"

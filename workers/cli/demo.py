@@ -137,11 +137,10 @@ async def _run_beside_worker(settings: Settings, show: Callable[[], Coroutine[An
     """Run the worker in this loop until the show is over, or Ctrl-C. Raises what either of them raises."""
     from workers.service import serve
 
-    stop = asyncio.Event()
-    worker = asyncio.create_task(serve(settings), name="worker")
-    await asyncio.sleep(0)
-    # The worker has taken the signals as its own by now: it keeps SIGTERM, the others end the show first.
-    for number in (signal.SIGINT, signal.SIGHUP):
+    # The show ends first, and the worker after it.
+    stop, stop_worker = asyncio.Event(), asyncio.Event()
+    worker = asyncio.create_task(serve(settings, stop_worker), name="worker")
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     tasks = [asyncio.create_task(show()), asyncio.create_task(stop.wait())]
     try:
@@ -153,13 +152,13 @@ async def _run_beside_worker(settings: Settings, show: Callable[[], Coroutine[An
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        stop_worker.set()
         await _end(worker)
 
 
 async def _end(worker: "asyncio.Task[None]") -> None:
     """Let the worker drain and give its lease back."""
     if not worker.done():
-        signal.raise_signal(signal.SIGTERM)
         await asyncio.wait([worker], timeout=STOP_S)
         worker.cancel()
     await asyncio.gather(worker, return_exceptions=True)

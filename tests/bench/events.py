@@ -1,0 +1,77 @@
+"""Events published by our pump, against panoramisk parsing the same bytes."""
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+from typing import Any, Final
+
+from tests.bench.bus import KEYS, Asterisk, Bus, running_bus
+from tests.bench.capture import LAST_EVENT
+from tests.bench.comparison import Comparison
+from tests.bench.options import Options
+from tests.bench.side import DEADLINE_S, Side
+
+LEGS: Final = {f"bench-leg-{number}": f"bench-call-{number}" for number in range(100)}
+"""Calls of the bus that are alive meanwhile (Uniqueid -> ActionID): every event is compared with them."""
+
+USERS: Final = {"amibus": "any", "amibus-events": "any"}
+
+
+async def compare_events(options: Options) -> Comparison:
+    """Both sides in turn, several rounds."""
+    comparison = Comparison(
+        "events",
+        "events/s",
+        ours="read, parse, compare with 100 live calls, msgpack, XADD and PUBLISH; until the last is published",
+        theirs="read, parse, call one callback; until the last callback",
+    )
+    async with AsyncExitStack() as stack:
+        their_feeder = await stack.enter_async_context(Side("feeder"))
+        our_feeder = await stack.enter_async_context(Side("feeder", *LEGS))
+        theirs = await stack.enter_async_context(Side("panoramisk_side", options.loop))
+        await theirs.ask("connect", port=(await their_feeder.answer())["port"], username="bench", secret="any")
+        asterisk = Asterisk((await our_feeder.answer())["port"], USERS)
+        bus = await stack.enter_async_context(
+            running_bus(options.redis, options.loop, asterisk, legs=LEGS, profile=options.profile_of("events"))
+        )
+        for _ in range(options.rounds):
+            comparison.add(
+                ours=await _published(bus, our_feeder, options.events),
+                theirs=await _parsed(theirs, their_feeder, options.events),
+            )
+    return comparison
+
+
+async def _published(bus: Bus, feeder: Side, events: int) -> float:
+    """Events per second until the last one is in the stream and on its channel."""
+    before = bus.added(KEYS.events)
+    # Events go out in order, each on the stream and its channel at once: the last one's message says that all are out.
+    with bus.client.pubsub() as channel:
+        channel.subscribe(KEYS.event(LAST_EVENT))
+        if channel.get_message(timeout=DEADLINE_S) is None:
+            raise TimeoutError("Redis did not confirm the subscription")
+        feeder.tell("flood", events=events)
+        ended_at = await asyncio.to_thread(_wait_for_message, channel)
+    began_at = (await feeder.answer())["began_at"]
+    published = bus.added(KEYS.events) - before
+    if published != events:
+        raise RuntimeError(f"{published} of {events} events were published")
+    return events / float(ended_at - began_at)
+
+
+async def _parsed(theirs: Side, feeder: Side, events: int) -> float:
+    """Events per second until the last callback."""
+    feeder.tell("flood", events=events)
+    parsed = await theirs.ask("events")
+    began_at = (await feeder.answer())["began_at"]
+    if parsed["events"] != events:
+        raise RuntimeError(f"panoramisk's callback was called for {parsed['events']} of {events} events")
+    return events / float(parsed["ended_at"] - began_at)
+
+
+def _wait_for_message(channel: Any) -> float:
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        if channel.get_message(timeout=1) is not None:
+            return time.monotonic()
+    raise TimeoutError("the last event was not published")

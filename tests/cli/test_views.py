@@ -1,0 +1,48 @@
+"""How results and events are laid out."""
+
+import pytest
+
+from broker.ami import Headers
+from broker.codec import BusEvent
+from workers.cli.event_view import MAX_FACTS, event_object, facts, moment
+from workers.cli.output import clean
+from workers.cli.result_view import choose_columns, duration
+
+
+def test_what_could_command_a_terminal_is_made_visible() -> None:
+    assert clean("Zoë 東京") == "Zoë 東京"
+    assert clean("a\x1b]0;owned\x07b\r\nc\u202e") == "a\\x1b]0;owned\\x07b\\r\\nc\\u202e"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(-1, "0 ms"), (0.0421, "42 ms"), (3.21, "3.2 s"), (99, "99.0 s"), (150, "2 min"), (7200, "2 h"), (200_000, "2 d")],
+)
+def test_durations(seconds: float, shown: str) -> None:
+    assert duration(seconds) == shown
+
+
+def test_columns_hold_something_and_fit() -> None:
+    items = [
+        Headers([("Event", "CoreShowChannel"), ("Bulky", "x" * 60), ("Channel", "PJSIP/1"), ("Empty", "")]),
+        Headers([("Event", "CoreShowChannel"), ("Channel", "PJSIP/2"), ("State", "6")]),
+    ]
+    assert choose_columns(items, None) == ["Bulky", "Channel", "State"]
+    assert choose_columns(items, 20) == ["Channel", "State"]
+    assert choose_columns(items, 1) == ["Channel"], "one at least"
+    assert choose_columns([Headers([("Event", "X")])], 80) == []
+
+
+def test_the_telling_headers_of_events() -> None:
+    var_set = Headers([("Event", "VarSet"), ("Channel", "a"), ("Context", "c"), ("Variable", "v"), ("Value", "1")])
+    assert facts("VarSet", var_set) == [("Channel", "a"), ("Variable", "v"), ("Value", "1")]
+    unknown = Headers([("Event", "Odd"), ("Privilege", "call,all"), *[(f"H{n}", "x") for n in range(20)]])
+    assert facts("Odd", unknown) == [(f"H{n}", "x") for n in range(MAX_FACTS)]
+    gap = Headers([("reason", "overflow"), ("dropped", "12")])
+    assert facts("BusGap", gap) == [("reason", "overflow"), ("dropped", "12")]
+
+
+def test_an_event_that_is_from_no_stream_has_no_time() -> None:
+    event = BusEvent("pbx1", "Hangup", Headers([]), [], 1, 1)
+    assert moment(event, brief=True) == ""
+    assert "id" not in event_object(event)

@@ -1,0 +1,90 @@
+"""How the API is used, for mypy to check. It is never executed."""
+
+from typing import assert_type
+
+from broker import (
+    ActionError,
+    ActionExpired,
+    ActionFailed,
+    Bus,
+    BusEvent,
+    BusResponse,
+    BusUnavailable,
+    Call,
+    Record,
+    Result,
+    ResultTimeout,
+    Server,
+    State,
+)
+from broker.ami import Headers
+from broker.sync import Bus as SyncBus
+
+
+async def requests() -> None:
+    async with Bus("redis://127.0.0.1:6379/0", prefix="ami", producer="crm-web") as bus:
+        pbx = bus.server("pbx1")
+        assert_type(pbx, Server)
+        result = await pbx.request("CoreShowChannels")
+        assert_type(result, Result)
+        assert_type(result.events[0]["Channel"], str)
+        assert_type(result.response, Headers | None)
+        await pbx.request("QueueAdd", Queue="support", Interface="PJSIP/100", Penalty=3, Paused=False)
+        await pbx.request("Hangup", urgent=True, timeout=5, Channel="PJSIP/100-00000001")
+        await pbx.request("Ping", headers={"X-Own": "1"}, deadline="+10", answer_timeout=2.5, tag="t")
+        await pbx.request("Ping", headers=[("Variable", "a=1"), ("Variable", "b=2")], producer="other")
+        try:
+            await pbx.request("Ping", action_id="ping-1", timeout=1)
+        except ActionFailed as error:
+            assert_type(error.result, Result)
+        except ActionExpired as error:
+            assert_type(error.action_id, str)
+        except ActionError as error:
+            assert_type(error.result.state, State)
+        except ResultTimeout as error:
+            assert_type(error.timeout_s, float)
+        except BusUnavailable as error:
+            assert_type(error.code, str)
+        failed = await pbx.request("Ping", raise_on_failure=False)
+        if not failed.is_done:
+            failed.raise_for_state()
+        assert_type(await pbx.status(), dict[str, str])
+        assert_type(await bus.servers(), dict[str, float])
+
+
+async def calls(pbx: Server) -> None:
+    call = await pbx.submit(
+        "Originate", Channel="Local/100@default", Application="Wait", Data="5", Variable=["a=1", "b=2"]
+    )
+    assert_type(call, Call)
+    async for event in call.events():
+        assert_type(event, BusEvent)
+        assert_type(event.headers.get("Channel"), str | None)
+    result = await call.result(timeout=60)
+    assert_type(result.state, State)
+    assert_type(call.response, BusResponse | None)
+    assert_type(await call.record(), Record | None)
+    async with await pbx.submit("Originate", Channel="PJSIP/100", Application="Echo") as another:
+        another.close()
+
+
+async def events(pbx: Server) -> None:
+    async for event in pbx.events("Newchannel", "Hangup", since="$"):
+        assert_type(event.id, str | None)
+    async for event in pbx.events():
+        assert_type(event.action_ids, list[str])
+
+
+def blocking() -> None:
+    with SyncBus("redis://127.0.0.1:6379/0") as bus:
+        pbx = bus.server("pbx1")
+        assert_type(pbx.request("CoreShowChannels", timeout=5), Result)
+        with pbx.submit("Originate", Channel="PJSIP/100", Application="Echo", Variable=["a=1"]) as call:
+            for event in call.events():
+                assert_type(event, BusEvent)
+            assert_type(call.result(timeout=60, raise_on_failure=False), Result)
+        for event in pbx.events("Hangup", since="0"):
+            assert_type(event.seq, int)
+        assert_type(pbx.record("a1"), Record | None)
+        assert_type(pbx.status(), dict[str, str])
+        assert_type(bus.servers(), dict[str, float])
