@@ -1,6 +1,7 @@
 """The whole life of an entry, on one screen: `ActionWorker.handle`."""
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -16,7 +17,7 @@ from broker.entry import Request, printable
 from broker.errors import ErrorCode, Refused
 from broker.keys import LANES
 from broker.scripts import Script
-from workers.batch import AWAY, Batch, until_done
+from workers.batch import Batch, tolerated, until_done
 from workers.calls import Calls
 from workers.clock import ServerClock
 from workers.config import Settings
@@ -72,10 +73,11 @@ class ActionWorker:
         self._sents: Batch[Item, None] = Batch("marking sent", self._send_sents)
         self._settles: Batch[Item, str] = Batch("settling", self._send_settles)
         self._held: dict[str, dict[str, asyncio.Task[None]]] = {lane: {} for lane in LANES}
-        self._begun: set[str] = set()
-        """The entries that have had their turn: they may have been written."""
+        self._begun: set[asyncio.Task[None] | None] = set()
+        """The tasks of entries that have had their turn: they may have been written."""
         self._room = asyncio.Event()
-        self._failure: asyncio.Future[None] | None = None
+        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """What a task could not cope with."""
         self._log_quietly = log.bind().debug
         """Bound once: it is called for every action, nearly always to no effect."""
         self.totals: Counter[str] = Counter()
@@ -87,7 +89,6 @@ class ActionWorker:
     async def run(self) -> None:
         """Take entries and handle each in a task of its own, until cancelled. Raises what a task could not cope
         with."""
-        self._failure = asyncio.get_running_loop().create_future()
         reading = asyncio.create_task(self._read(), name="read entries")
         try:
             await asyncio.wait([reading, self._failure], return_when=asyncio.FIRST_COMPLETED)
@@ -100,10 +101,12 @@ class ActionWorker:
     async def drain(self, limit_s: float) -> None:
         """Let what has been begun come to its end, for at most so long; what waits for its turn stays pending."""
         self._schedule.close()
-        begun = [task for held in self._held.values() for entry, task in held.items() if entry in self._begun]
-        if begun:
-            log.info("draining", in_flight=len(begun), limit_s=limit_s)
-            await asyncio.wait(begun, timeout=limit_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await asyncio.sleep(0)  # a turn that was just granted begins in this
+                while begun := [task for held in self._held.values() for task in held.values() if task in self._begun]:
+                    log.info("draining", in_flight=len(begun), limit_s=limit_s)
+                    await asyncio.wait(begun)
         await self.stop()
 
     async def stop(self) -> None:
@@ -124,50 +127,44 @@ class ActionWorker:
                 held[request.entry] = task
 
     async def take_missed(self, lane: str) -> None:
-        """Take what is pending for us and not held: the reply to a read was lost on the way."""
+        """Take what is pending for us and not held."""
         held = self._held[lane]
         if len(held) < self._settings.read_ahead:
-            requests = await self._reader.missed(lane, set(held), len(held) + READ_COUNT)
+            requests = await self._reader.missed(lane, held, len(held) + READ_COUNT)
             if requests:
                 log.warning("entries were read and their reply was lost: taken again", lane=lane, entries=len(requests))
             self.take(requests)
 
     async def _read(self) -> None:
         while True:
-            taken = 0
-            for lane in LANES:
-                room = self._settings.read_ahead - len(self._held[lane])
-                if room > 0:
-                    requests = await until_done("entries", lambda: self._reader.read(lane, min(room, READ_COUNT)))  # noqa: B023
-                    self.take(requests)
-                    taken += len(requests)
+            room = {lane: self._settings.read_ahead - len(held) for lane, held in self._held.items()}
+            lanes = [lane for lane in LANES if room[lane] > 0]
+            if not lanes:
+                self._room.clear()
+                await self._room.wait()
+                continue
+            count = min(READ_COUNT, *[room[lane] for lane in lanes])
+            requests = await until_done("entries", lambda: self._reader.read(lanes, count))  # noqa: B023
+            self.take(requests)
             self.progress_at = time.monotonic()
-            if not taken:
-                await self._wait_for_more()
-
-    async def _wait_for_more(self) -> None:
-        if all(len(held) >= self._settings.read_ahead for held in self._held.values()):
-            self._room.clear()
-            await self._room.wait()
-            return
-        try:
-            await self._reader.doorbell()
-        except AWAY:
-            return  # the read that follows waits for Redis, and says so
+            if not requests:
+                with tolerated("the doorbell"):  # the read that follows waits for Redis, and says so
+                    await self._reader.doorbell(lanes)
 
     async def _hold(self, request: Request) -> None:
+        task = asyncio.current_task()
+        assert task is not None
         try:
             await self.handle(request)
-        except asyncio.CancelledError:
-            raise
         except Exception as error:
-            assert self._failure is not None
+            # The entry stays held: taken again by this worker it could be written again.
             if not self._failure.done():
                 self._failure.set_exception(error)
+            return
         finally:
-            del self._held[request.lane][request.entry]
-            self._begun.discard(request.entry)
-            self._room.set()
+            self._begun.discard(task)
+        del self._held[request.lane][request.entry]
+        self._room.set()
 
     # -- the whole life of an entry
 
@@ -185,19 +182,20 @@ class ActionWorker:
         """Refuse what is malformed, forbidden, or more than AMI can carry."""
         if request.refusal is not None:
             raise request.refusal
-        self._policy.check(request)
         if request.action.lower().startswith("bus"):
             raise Refused(
                 ErrorCode.MALFORMED, f"{printable(request.action)} is not an action of this version of amibus"
             )
-        return make_job(request, self._settings.server)
+        job = make_job(request, self._settings.server)
+        self._policy.check(request)
+        return job
 
     async def _attempt(self, job: Job) -> bool:
         """Wait for its turn, record the intent, send, settle. False: it is to be tried again."""
         turn = await self._schedule.turn(job.session, job.cost, job.request.deadline)
         try:
             if turn is not None:
-                self._begun.add(job.request.entry)
+                self._begun.add(asyncio.current_task())
             verdict, at = await self.mark_sending(job, probe=turn is None)
             if verdict == "sending":
                 job.sending_at = at
@@ -209,7 +207,7 @@ class ActionWorker:
             await self.settle(job.request, outcome, job)
         if outcome is not Next.AGAIN:
             return True
-        self._begun.discard(job.request.entry)
+        self._begun.discard(asyncio.current_task())
         return False
 
     async def mark_sending(self, job: Job, *, probe: bool) -> tuple[str, float]:
@@ -261,11 +259,9 @@ class ActionWorker:
     async def _may_write(self, job: Job) -> bool:
         """The last look before the write: is the lease ours beyond doubt? A worker that was paused since the mark must
         not write."""
-        while not self._lease.is_valid:
+        while not self._lease.is_valid:  # noqa: ASYNC110
             await asyncio.sleep(0.05)  # until it is renewed, or known to be lost: then this task is cancelled
-            if job.request.deadline < self._clock.now():
-                return False
-        return True
+        return job.request.deadline >= self._clock.now()
 
     def _lost(self, job: Job, error: ConnectionLost) -> "Outcome | Next":
         job.written = job.written or error.written

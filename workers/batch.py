@@ -1,8 +1,9 @@
 """Many callers, one script call: what comes while a call is under way goes out together in the next."""
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 import structlog
@@ -40,6 +41,17 @@ log = structlog.get_logger()
 def passes(error: Exception) -> bool:
     """Whether this failure passes by itself."""
     return isinstance(error, AWAY) or (isinstance(error, ResponseError) and str(error).startswith(PASSING))
+
+
+@contextlib.contextmanager
+def tolerated(what: str) -> Iterator[None]:
+    """Let pass what passes by itself: this will be tried again anyway."""
+    try:
+        yield
+    except Exception as error:
+        if not passes(error):
+            raise
+        log.debug("redis is away", waiting=what, error=str(error))
 
 
 async def until_done(what: str, call: Callable[[], Awaitable[Any]]) -> Any:

@@ -1,7 +1,7 @@
 """The calls that the bus placed: which channels are their legs, and to which action an event belongs."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -54,7 +54,10 @@ class Calls:
         self._ttl_ms = record_ttl_ms
         self._calls: dict[str, Call] = {}
         self._legs: dict[str, Call] = {}
-        """By Uniqueid: the members of every call, and the channels expected."""
+        """By Uniqueid: the members of every call."""
+        self._expected: dict[str, Call] = {}
+        """By ChannelId: the calls of which no channel has been seen. Events of a channel that was there before are a
+        stranger's: Asterisk refuses a second one with its id."""
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -67,7 +70,7 @@ class Calls:
         call = self._calls.get(action_id)
         if call is None:
             call = self._calls[action_id] = Call(action_id, channel_id)
-            self._legs.setdefault(channel_id, call)
+            self._expected[channel_id] = call
         if call.response is None or call.response.cancelled():
             call.response = asyncio.get_running_loop().create_future()
         return call.response
@@ -97,6 +100,18 @@ class Calls:
         """The Uniqueids of all live legs."""
         return {uniqueid for call in self._calls.values() for uniqueid in call.legs}
 
+    def awaited(self) -> set[str]:
+        """The ChannelIds of all calls whose OriginateResponse is waited for."""
+        return {
+            call.channel_id for call in self._calls.values() if call.response is not None and not call.response.done()
+        }
+
+    def lose(self, channel_ids: Collection[str], error: Exception) -> None:
+        """The OriginateResponses of these calls cannot come any more: whoever waits for one gets the error."""
+        for call in [*self._calls.values()]:
+            if call.channel_id in channel_ids and call.response is not None and not call.response.done():
+                call.response.set_exception(error)
+
     def end_unseen(self, legs: Iterable[str]) -> list[tuple[Note, str | None]]:
         """Legs that were alive and are no more, whose Hangup nobody saw.
 
@@ -116,11 +131,11 @@ class Calls:
         if not legs and not self._calls:
             return [], []
         name = event.name
+        if name == "Newchannel":
+            self._join(event)
         # Nearly all events are of other calls: found out without a step of Python for each header.
         if name != "OriginateResponse" and legs.keys().isdisjoint([value for _, value in event.headers.pairs]):
             return [], []
-        if name == "Newchannel":
-            self._join(event)
         named: dict[str, Call] = {}
         for header, value in _of_asterisk(event):
             if value in legs and header.lower().endswith("uniqueid"):
@@ -146,9 +161,10 @@ class Calls:
 
     def _join(self, event: Event) -> None:
         """A new channel is a leg if it is the expected one, or carries the Linkedid of a leg."""
-        uniqueid, linkedid = event.headers.get("Uniqueid"), event.headers.get("Linkedid")
-        if uniqueid and uniqueid not in self._legs and linkedid in self._legs:
-            call = self._legs[uniqueid] = self._legs[linkedid]
+        uniqueid, linkedid = event.headers.get("Uniqueid") or "", event.headers.get("Linkedid") or ""
+        call = self._expected.pop(uniqueid, None) or self._legs.get(linkedid)
+        if call is not None and uniqueid and uniqueid not in self._legs:
+            self._legs[uniqueid] = call
             call.members.add(uniqueid)
 
     def _follow(self, name: str, event: Event) -> list[Note]:
@@ -211,6 +227,8 @@ class Calls:
 
     def _forget(self, call: Call) -> None:
         self._calls.pop(call.action_id, None)
+        if self._expected.get(call.channel_id) is call:
+            del self._expected[call.channel_id]
         for uniqueid in (call.channel_id, *call.members):
             if self._legs.get(uniqueid) is call:
                 del self._legs[uniqueid]

@@ -28,10 +28,10 @@ CONNECT_TIMEOUT_S: Final = 5.0
 LOGIN_TIMEOUT_S: Final = 10.0
 """A refused login takes Asterisk a second; a silent banner, or one that is no Asterisk, should not take for ever."""
 
-PING_AFTER_S: Final = 4.0
+PING_AFTER_S: Final = 2.0
 """An idle session is asked whether it lives: a half-open one is found within `PING_AFTER_S` + `PING_TIMEOUT_S`."""
 
-PING_TIMEOUT_S: Final = 5.0
+PING_TIMEOUT_S: Final = 3.0
 TICK_S: Final = 0.25
 """How often a session looks at its timeouts."""
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import secrets
 import socket
 import time
 from typing import Any, Final
@@ -11,7 +12,7 @@ import structlog
 from redis.asyncio import Redis
 
 from broker.scripts import Script
-from workers.batch import AWAY, until_done
+from workers.batch import passes, until_done
 from workers.clock import ServerClock
 from workers.config import Settings
 from workers.notify import notify
@@ -38,6 +39,8 @@ class Lease:
         self._release = Script("release", settings.keys)
         self._life_s = settings.lease_s
         self._valid_until = 0.0
+        self._token = secrets.token_hex(8)
+        """Tells this process from any other, also on the same host with the same pid."""
         self.epoch = 0
         self.started_at = 0.0
 
@@ -77,7 +80,9 @@ class Lease:
         self._valid_until = 0.0
         try:
             await self._release(self._redis, self.epoch)
-        except AWAY as error:
+        except Exception as error:
+            if not passes(error):
+                raise
             log.warning("the lease was not given back: redis is away", error=str(error), life_s=self._life_s)
 
     @property
@@ -97,6 +102,7 @@ class Lease:
     def _holder(self) -> str:
         settings = self._settings
         holder = {"worker": settings.name, "host": socket.gethostname(), "pid": os.getpid(), "asterisk": settings.ami}
+        holder["token"] = self._token
         return json.dumps(holder)
 
 

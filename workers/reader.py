@@ -1,6 +1,6 @@
 """Entries in: the doorbell, the consumer group, and the pending list of this consumer."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import structlog
@@ -34,6 +34,8 @@ class Reader:
         self._consumer = settings.name
         self._last = dict.fromkeys(LANES, "0-0")
         """The newest entry seen of each lane, for the doorbell."""
+        self._suspects: dict[str, set[str]] = {lane: set() for lane in LANES}
+        """The entries that were missing at the last look."""
 
     async def make_groups(self) -> None:
         """Create the group on both lanes, at 0: what was queued before the first start, or a flush, is not skipped."""
@@ -58,14 +60,18 @@ class Reader:
             "XREAD", "COUNT", 1, "BLOCK", DOORBELL_MS, "STREAMS", *streams, *[self._last[lane] for lane in lanes]
         )
 
-    async def read(self, lane: str, count: int) -> list[Request]:
-        """Take up to `count` new entries of a lane, without waiting."""
+    async def read(self, lanes: Sequence[str], count: int) -> list[Request]:
+        """Take up to `count` new entries of each of these lanes, without waiting."""
+        streams = {self._keys.lane(lane).encode(): lane for lane in lanes}
         answer = await self._group_command(
-            lane, "XREADGROUP", "GROUP", GROUP, self._consumer, "COUNT", count, "STREAMS", self._keys.lane(lane), ">"
+            "XREADGROUP", "GROUP", GROUP, self._consumer, "COUNT", count, "STREAMS", *streams, *[">"] * len(streams)
         )
-        entries = _entries(answer)
-        self._note_seen(lane, entries)
-        return [_request(lane, entry) for entry in entries]
+        requests: list[Request] = []
+        for stream, entries in answer or ():
+            lane = streams[stream]
+            self._note_seen(lane, entries)
+            requests += [_request(lane, entry) for entry in entries]
+        return requests
 
     async def claim_all(self, lane: str) -> tuple[list[Request], list[str]]:
         """Take over the whole pending list of the group, whoever has it. Returns also the ids of those gone."""
@@ -74,7 +80,7 @@ class Reader:
         start: Any = "0-0"
         while True:
             answer = await self._group_command(
-                lane, "XAUTOCLAIM", self._keys.lane(lane), GROUP, self._consumer, 0, start, "COUNT", READ_COUNT
+                "XAUTOCLAIM", self._keys.lane(lane), GROUP, self._consumer, 0, start, "COUNT", READ_COUNT
             )
             start, entries, deleted = answer or (b"0-0", [], [])
             requests += self._claimed(lane, entries)
@@ -82,15 +88,22 @@ class Reader:
             if start in (b"0-0", "0-0"):
                 return requests, gone
 
-    async def missed(self, lane: str, held: set[str], most: int) -> list[Request]:
-        """The entries that are pending for us and that we do not hold."""
-        pending = await self._group_command(
-            lane, "XPENDING", self._keys.lane(lane), GROUP, "-", "+", most, self._consumer
-        )
-        unknown = [entry for entry, *_ in pending or () if entry.decode() not in held]
-        if not unknown:
+    async def missed(self, lane: str, held: Collection[str], most: int) -> list[Request]:
+        """The entries that are pending for us and that we do not hold: the reply to a read was lost on the way.
+
+        `held` is looked at when Redis has answered. Entries newer than all that has been read may still be on their
+        way: they are missed only if they are missing at the next look, too.
+        """
+        pending = await self._group_command("XPENDING", self._keys.lane(lane), GROUP, "-", "+", most, self._consumer)
+        missing = {entry.decode() for entry, *_ in pending or ()}.difference(held)
+        last = _order(self._last[lane])
+        new = {entry for entry in missing if _order(entry) > last} - self._suspects[lane]
+        self._suspects[lane] = new
+        if missing == new:
             return []
-        entries = await self._group_command(lane, "XCLAIM", self._keys.lane(lane), GROUP, self._consumer, 0, *unknown)
+        entries = await self._group_command(
+            "XCLAIM", self._keys.lane(lane), GROUP, self._consumer, 0, *sorted(missing - new, key=_order)
+        )
         return self._claimed(lane, entries or [])
 
     def _claimed(self, lane: str, entries: list[Any]) -> list[Request]:
@@ -106,21 +119,16 @@ class Reader:
     async def _command(self, *args: Any) -> Any:
         return await self._redis.execute_command(*args)  # type: ignore[no-untyped-call]
 
-    async def _group_command(self, lane: str, *args: Any) -> Any:
+    async def _group_command(self, *args: Any) -> Any:
         """None: the group was gone, by FLUSHALL, XGROUP DESTROY or DEL, and is there again."""
         try:
             return await self._command(*args)
         except ResponseError as error:
             if not str(error).startswith("NOGROUP"):
                 raise
-            log.warning("the consumer group was gone: created again", lane=lane)
+            log.warning("the consumer group was gone: created again", error=str(error))
             await self.make_groups()
             return None
-
-
-def _entries(answer: Any) -> list[RawEntry]:
-    """The entries of an XREADGROUP of one stream."""
-    return list(answer[0][1]) if answer else []
 
 
 def _order(entry: str) -> tuple[int, int]:

@@ -3,8 +3,9 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Final
 
 from broker.keys import URGENT
@@ -33,6 +34,8 @@ class Turn:
     cost: str
     deadline: float
     """Unix seconds by Redis' clock."""
+    number: int
+    """Counts the entries in the order of their arrival."""
     granted: asyncio.Future[bool] | None = field(default=None, repr=False)
     is_over: bool = False
 
@@ -48,15 +51,16 @@ class Schedule:
         self._server_now = server_now
         # Urgent comes first in both: where a rate is short, a Hangup overtakes thousands of queued Originates.
         self._queues = {session: {cost: deque[Turn]() for cost in COSTS} for session in WINDOWS}
+        self._numbers = count()
         self._free = dict(WINDOWS)
-        self._open = False
+        self._open: set[str] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self.waiting = 0
 
     async def turn(self, session: str, cost: str, deadline: float) -> Turn | None:
         """Wait for this entry's turn. None: its deadline came first (as far as this host can tell)."""
-        turn = Turn(session, cost, deadline)
+        turn = Turn(session, cost, deadline, next(self._numbers))
         queue = self._queues[session][cost]
         if not queue and self._may_go(turn):
             return turn
@@ -82,18 +86,18 @@ class Schedule:
         if self.waiting:
             self._grant(turn.session)
 
-    def open(self) -> None:
-        """Asterisk is there: grant turns."""
-        self._open = True
+    def open(self, sessions: Iterable[str] = WINDOWS) -> None:
+        """These sessions are there: grant turns on them."""
+        self._open.update(sessions)
         self._grant_all()
 
-    def close(self) -> None:
-        """Asterisk is away, or the worker drains: grant none. Deadlines still pass."""
-        self._open = False
+    def close(self, sessions: Iterable[str] = WINDOWS) -> None:
+        """These sessions are away, or the worker drains: grant no turn on them. Deadlines still pass."""
+        self._open.difference_update(sessions)
 
     def _may_go(self, turn: Turn) -> bool:
         """Take a place in the session's window and a rate token, if both are to be had."""
-        if not self._open or not self._free[turn.session] or turn.deadline < self._server_now():
+        if turn.session not in self._open or not self._free[turn.session] or turn.deadline < self._server_now():
             return False
         now = time.monotonic()
         wait_s = self._rates.wait_s(turn.cost, now)
@@ -110,17 +114,19 @@ class Schedule:
             self._grant(session)
 
     def _grant(self, session: str) -> None:
-        for queue in self._queues[session].values():
-            while queue:
-                turn = queue[0]
-                assert turn.granted is not None
-                if turn.granted.done():  # given up
-                    queue.popleft()
-                elif self._may_go(turn):
-                    queue.popleft()
-                    self._finish(turn, granted=True)
-                else:
-                    break
+        """Grant what may go on a session, in the order of arrival; a class whose rate is used up holds up no other."""
+        queues = self._queues[session]
+        blocked: set[str] = set()
+        while heads := [queue[0] for cost, queue in queues.items() if queue and cost not in blocked]:
+            turn = min(heads, key=lambda turn: turn.number)
+            assert turn.granted is not None
+            if turn.granted.done():  # given up
+                queues[turn.cost].popleft()
+            elif self._may_go(turn):
+                queues[turn.cost].popleft()
+                self._finish(turn, granted=True)
+            else:
+                blocked.add(turn.cost)
 
     def _finish(self, turn: Turn, *, granted: bool) -> None:
         assert turn.granted is not None

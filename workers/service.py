@@ -14,10 +14,11 @@ from typing import Any, Final, TypeVar
 import structlog
 from redis.asyncio import Redis
 
-from broker.ami import Action, Event, Exchange, spec_of
+from broker.ami import Action, Exchange, spec_of
+from broker.entry import entry_time
 from broker.keys import LANES, servers_key
 from workers.action_worker import ActionWorker
-from workers.batch import AWAY, until_done
+from workers.batch import tolerated, until_done
 from workers.calls import Calls
 from workers.clock import ServerClock
 from workers.config import Settings
@@ -30,11 +31,14 @@ from workers.reader import Reader
 from workers.recovery import Recovery
 from workers.redis_check import check_redis, publish_command, server_name
 from workers.redis_client import connect
-from workers.schedule import CALLS, CHANGES, READS, Schedule
-from workers.sessions import Sessions
+from workers.schedule import CALLS, CHANGES, READS, WINDOWS, Schedule
+from workers.sessions import EVENTS, Sessions
 
 MISSED_PERIOD_S: Final = 5.0
 """How often the pending list is compared with what is held in memory."""
+
+RESUME_RETRY_S: Final = 0.2
+"""How soon Asterisk is asked anew what it is, if a session was lost in the middle of it."""
 
 STUCK_S: Final = 30.0
 """Without any progress for so long while Redis answers, the service manager is to start the worker anew."""
@@ -75,11 +79,16 @@ async def serve(settings: Settings, stopping: asyncio.Event | None = None) -> No
             try:
                 await Tenure(redis, settings, clock, lease, publish_command(info)).run(stopping)
             except* LeaseLost as lost:
-                log.error("fenced: another worker has taken over, or Redis was emptied", why=str(lost.exceptions[0]))
+                log.error("fenced: another worker has taken over, or Redis was emptied", why=str(_leaf(lost)))
     except _Stopped:
         log.info("stopped")
     finally:
         await redis.aclose()
+
+
+def _leaf(error: BaseException) -> BaseException:
+    """The first error in a group of groups."""
+    return _leaf(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 
 class _Stopped(Exception):
@@ -136,7 +145,9 @@ class Tenure:
         self._schedule = Schedule(rates, clock.now)
         self._calls = Calls(clock.now, int(settings.record_s * 1000))
         self._pump = EventPump(redis, settings, lease, self._calls, clock.now, publish)
-        self._sessions = Sessions(settings, on_event=self._on_event, on_ready=self._on_ready, on_away=self._on_away)
+        self._sessions = Sessions(
+            settings, on_event=self._pump.offer, on_ready=self._on_ready, on_away=self._on_away, on_back=self._on_back
+        )
         self._reader = Reader(redis, settings)
         self._worker = ActionWorker(
             redis, settings, lease=lease, clock=clock, sessions=self._sessions, schedule=self._schedule,
@@ -150,12 +161,16 @@ class Tenure:
         self._queued = 0
         self._news = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
+        self._resuming: asyncio.Task[None] | None = None
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Serve until the stop, then drain and release. Raises `LeaseLost` or `SettingsError` in a group."""
         legs: dict[bytes, bytes] = await until_done(
             "the calls alive", lambda: self._redis.hgetall(self._settings.keys.legs)
         )
+        last = await until_done("the last event", lambda: self._redis.xrevrange(self._settings.keys.events, count=1))
+        if last:
+            self._away_since = entry_time(last[0][0].decode())
         self._calls.load({uniqueid.decode(): action_id.decode() for uniqueid, action_id in legs.items()})
         try:
             async with asyncio.TaskGroup() as group:
@@ -171,11 +186,16 @@ class Tenure:
                 await self._shut_down()
                 for task in tasks:
                     task.cancel()
+        except* LeaseLost:
+            raise
+        except* Exception:
+            # Whoever mends a setting and starts again should not have to wait for the lease of the dead.
+            await self._lease.release()
+            raise
         finally:
             self._group = None
             await self._worker.stop()
-        with contextlib.suppress(*AWAY):  # it ends by itself soon
-            await self._lease.release()
+        await self._lease.release()
 
     async def _shut_down(self) -> None:
         notify("STOPPING=1")
@@ -193,42 +213,42 @@ class Tenure:
 
     # -- Asterisk comes and goes
 
-    def _on_event(self, event: Event) -> None:
-        self._pump.offer(event)
-
     def _on_ready(self) -> None:
+        if self._resuming is not None:
+            self._resuming.cancel()
         if self._group is not None:
-            self._group.create_task(self._resume(), name="resume")
+            self._resuming = self._group.create_task(self._resume(), name="resume")
 
     async def _resume(self) -> None:
         """Asterisk is there: say so, and what is known of the time before; then let actions through."""
-        known = self._calls.alive()
-        try:
-            core = await self._ask("CoreSettings")
-            channels = await self._ask("CoreShowChannels") if known else None
-        except (ConnectionLost, AnswerTimeout):
-            return  # it went away again; its return calls this anew
+        while self._sessions.is_ready:
+            known, awaited = self._calls.alive(), self._calls.awaited()
+            try:
+                core = await self._ask("CoreSettings")
+                channels = await self._ask("CoreShowChannels") if known or awaited else None
+            except (ConnectionLost, AnswerTimeout):
+                await asyncio.sleep(RESUME_RETRY_S)  # the session comes back, or Asterisk is away again
+                continue
+            self._welcome(core)
+            if channels is not None and channels.failure is None:
+                alive = {event.headers.get("Uniqueid") for event in channels.answer.events}
+                self._end_unseen(known - alive)
+                self._calls.lose(awaited - alive, ConnectionLost("nobody saw how its call ended"))
+            self._set_state("connected")
+            self._schedule.open(self._sessions.present & WINDOWS.keys())
+            return
+
+    def _welcome(self, core: Exchange) -> None:
         response = core.answer.response
-        self._asterisk = (
-            response.headers.get("AsteriskVersion") if response is not None else None
-        ) or self._sessions.banner
-        self._pump.announce(
-            "BusConnected", asterisk=self._asterisk, address=self._settings.ami, worker=self._settings.name
-        )
+        named = response.headers.get("AsteriskVersion") if response is not None else None
+        self._asterisk = named or self._sessions.banner
+        pump, settings = self._pump, self._settings
+        pump.announce("BusConnected", asterisk=self._asterisk, address=settings.ami, worker=settings.name)
         if self._away_since:
-            self._pump.announce(
-                "BusGap",
-                reason=self._away_why,
-                since=f"{self._away_since:.6f}",
-                until=f"{self._clock.now():.6f}",
-                dropped="",
-            )
-        if channels is not None and channels.failure is None:
-            alive = {event.headers.get("Uniqueid") for event in channels.answer.events}
-            self._end_unseen({uniqueid for uniqueid in known if uniqueid not in alive})
-        self._away_since = 0.0
-        self._set_state("connected")
-        self._schedule.open()
+            since, until = f"{self._away_since:.6f}", f"{self._clock.now():.6f}"
+            # How many there were nobody knows: Asterisk does not keep them for those who are away.
+            pump.announce("BusGap", reason=self._away_why, since=since, until=until, dropped="")
+            self._away_since = 0.0
 
     def _end_unseen(self, legs: set[str]) -> None:
         for note, ended in self._calls.end_unseen(legs):
@@ -239,14 +259,23 @@ class Tenure:
                     "BusCallEnded", [ended], [note], action_id=ended, reason="ended while nobody watched"
                 )
 
-    def _on_away(self, role: str, why: str) -> None:
+    def _on_away(self, role: str, _why: str) -> None:
+        if role != EVENTS:
+            self._schedule.close([role])
+            return
+        # Without its events the outcome of a call could not be known: nothing is sent.
         self._schedule.close()
         if self._state == "connected":
             self._set_state("asterisk-away")
-        if role == "events" and not self._away_since:
+        if not self._away_since:
             self._away_since, self._away_why = self._clock.now(), "connection-lost"
 
+    def _on_back(self, role: str) -> None:
+        if self._state == "connected":
+            self._schedule.open([role])
+
     async def _ask(self, name: str) -> Exchange:
+        # The form of an entry's id, which no producer may give as an ActionID.
         return await self._sessions.request("read", Action(name, [], f"0-{time.monotonic_ns()}"), spec_of(name), 10.0)
 
     def _set_state(self, state: str) -> None:
@@ -259,12 +288,10 @@ class Tenure:
     async def _beat(self) -> None:
         """Renew the lease, write the heartbeat, look after the pending list. Raises `LeaseLost`."""
         while True:
-            try:
+            with tolerated("the heartbeat"):
                 await self._lease.renew(self._heartbeat())
                 await self._redis.zadd(servers_key(self._settings.prefix), {self._settings.server: self._clock.now()})
                 self._queued = sum([await self._redis.xlen(self._settings.keys.lane(lane)) for lane in LANES])
-            except AWAY as error:
-                log.debug("no heartbeat", error=str(error))
             self._watchdog()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._lease.period_s):
@@ -276,7 +303,7 @@ class Tenure:
         while True:
             await asyncio.sleep(MISSED_PERIOD_S)
             for lane in LANES:
-                with contextlib.suppress(*AWAY):
+                with tolerated("the pending list"):
                     await self._worker.take_missed(lane)
 
     def _watchdog(self) -> None:

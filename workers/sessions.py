@@ -39,6 +39,9 @@ RETRY_MOST_S: Final = 2.0
 """The longest wait between two tries: Asterisk is found again soon after it has come back. While it is away only the
 events session tries."""
 
+GATHER_S: Final = 0.03
+"""Sessions that are lost together, since Asterisk has gone, make one line in the log."""
+
 BOOT_PATIENCE_S: Final = 10.0
 """After so long without FullyBooted the log says why actions wait: who may not read `system` never hears of it."""
 
@@ -66,7 +69,8 @@ class Sessions:
     """Connects, logs in, waits for FullyBooted, and does it again whenever a session is lost.
 
     `on_event` gets every event of the events session, from within the read. `on_ready` is called when all sessions are
-    there and Asterisk is fully booted, `on_away` when one of them is lost.
+    there and Asterisk is fully booted, and again when that is so after the events session was lost; `on_away` whenever
+    a session is lost, with its role and why; `on_back` when another than that for events is there again.
     """
 
     def __init__(
@@ -76,19 +80,22 @@ class Sessions:
         on_event: Callable[[Event], None],
         on_ready: Callable[[], None],
         on_away: Callable[[str, str], None],
+        on_back: Callable[[str], None],
     ) -> None:
         self._settings = settings
         self._on_event = on_event
         self._on_ready = on_ready
         self._on_away = on_away
+        self._on_back = on_back
         self._connections: dict[str, Connection] = {}
         self._booted = asyncio.Event()
         self._gates: dict[str, _Gate] = {}
         """By user name."""
         self._boot_timer: asyncio.TimerHandle | None = None
+        self._lost: dict[str, str] = {}
+        """The sessions lost of which the log does not say so yet, and why."""
         self.banner = ""
         self.is_ready = False
-        self.ready = asyncio.Event()
 
     async def run(self) -> None:
         """Keep the sessions until cancelled. Raises `SettingsError` if Asterisk refuses the very first login."""
@@ -114,6 +121,11 @@ class Sessions:
         if connection is None:
             raise ConnectionLost(f"the {role} session is away", written=False)
         return await connection.request(action, spec, timeout_s, on_response)
+
+    @property
+    def present(self) -> set[str]:
+        """The roles of the sessions that are there."""
+        return set(self._connections)
 
     @property
     def in_flight(self) -> int:
@@ -220,26 +232,36 @@ class Sessions:
         self.banner = connection.banner
         if role == EVENTS and not self._booted.is_set():
             self._watch_boot(True)
+        if self.is_ready:
+            log.info("asterisk session is back", session=role)
+            self._on_back(role)
         self._look_if_ready()
 
     def _look_if_ready(self) -> None:
         if self.is_ready or not self._booted.is_set() or len(self._connections) != 1 + len(ACTION_ROLES):
             return
         self.is_ready = True
-        self.ready.set()
         log.info("asterisk is here", address=self._settings.ami, banner=self.banner)
         self._on_ready()
 
     def _leave(self, role: str, why: str) -> None:
         self._connections.pop(role, None)
+        if self.is_ready or self._lost:
+            self._tell_of_loss(role, why)
         if role == EVENTS:
             self._booted.clear()
             self._watch_boot(False)
-        if self.is_ready:
             self.is_ready = False
-            self.ready.clear()
-            log.warning("asterisk session lost", session=role, why=why)
         self._on_away(role, why)
+
+    def _tell_of_loss(self, role: str, why: str) -> None:
+        if not self._lost:
+            asyncio.get_running_loop().call_later(GATHER_S, self._log_loss)
+        self._lost[role] = why
+
+    def _log_loss(self) -> None:
+        lost, self._lost = self._lost, {}
+        log.warning("asterisk session lost", session=",".join(lost), why=next(iter(lost.values())))
 
 
 def _in_use(error: LoginRefused) -> bool:

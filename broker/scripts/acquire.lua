@@ -1,11 +1,11 @@
-#!lua
+#!lua flags=allow-oom
 -- Take the lease if nobody holds it, and count the epoch up.
 -- ARGV: root, the highest epoch that the caller knows of, holder (JSON text), life in milliseconds
 -- Returns {epoch, ''} or {0, the present holder}.
 local root, floor, holder, life_ms = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local present = redis.pcall('GET', root .. 'lease')
--- One that nobody's clock ends, or of another type, is no worker's: it would keep all of them out for ever.
-if type(present) == 'string' and redis.call('PTTL', root .. 'lease') ~= -1 then
+-- The caller's own is one whose taking it never heard of: the reply was lost. One that nobody's clock ends, or of another type, is no worker's: it would keep all of them out for ever.
+if type(present) == 'string' and present ~= holder and redis.call('PTTL', root .. 'lease') ~= -1 then
   return {0, present}
 end
 local last = redis.pcall('GET', root .. 'epoch')

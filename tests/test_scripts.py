@@ -1,0 +1,631 @@
+"""Every script against real servers: the transitions of an action's life, repeated calls, fencing, memory limits."""
+
+import contextlib
+import re
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+from redis.exceptions import OutOfMemoryError
+
+from broker.codec import FINAL_STATES, Result, State, decode_message, pack
+from broker.entry import Request, decode_entry, fingerprint
+from broker.errors import ErrorCode
+from broker.keys import ACTIONS, GROUP, LANES, URGENT
+from broker.scripts import LAYOUTS, flatten, source
+from tests.desk import DONE, NAMES, Desk
+from tests.servers import KINDS, RedisServer, free_port, need
+from workers.job import make_job
+from workers.outcome import Outcome
+
+HOUR_MS = 3_600_000
+MINUTE_MS = 60_000
+REJECTED = Outcome(State.REJECTED, message="no")
+
+
+@pytest.fixture
+async def desk(redis_url: str) -> AsyncIterator[Desk]:
+    desk = Desk(redis_url)
+    await desk.open()
+    yield desk
+    await desk.close()
+
+
+# -- the life of an action
+
+
+async def test_marking_writes_the_intent_and_nothing_is_told_yet(desk: Desk) -> None:
+    job = await desk.job()
+    await desk.listen()
+    assert await desk.mark(job) == ["sending"]
+    record = await desk.record()
+    assert record["state"] == b"sending"
+    assert record["epoch"] == b"1"
+    assert float(record["sending_at"]) == job.sending_at
+    assert (record["action"], record["lane"], record["worker"]) == (b"Setvar", b"actions", b"w1")
+    assert record["entry"].decode() == job.request.entry
+    assert record["fingerprint"].decode() == fingerprint("Setvar", [("Variable", "x"), ("Value", "1")])
+    assert await desk.ttl_ms() == -1, "what is under way must not expire"
+    assert await desk.backlog() == (1, 1)
+    assert await desk.heard() == []
+
+
+async def test_sent_is_told_once_and_only_after_a_mark_of_the_same_epoch(desk: Desk) -> None:
+    job = await desk.job()
+    await desk.listen()
+    await desk.sent(job)
+    assert await desk.record() == {}
+    await desk.mark(job)
+    desk.epoch = 2
+    await desk.sent(job)
+    assert (await desk.record())["state"] == b"sending"
+    desk.epoch = 1
+    await desk.sent(job)
+    await desk.sent(job)
+    record = await desk.record()
+    assert (record["state"], record["sent_at"], record["message"]) == (b"sent", b"5.000000", b"queued")
+    [(channel, message)] = await desk.heard()
+    assert channel == "action:a1"
+    assert message.headers.get("Response") == "Success"
+
+
+@pytest.mark.parametrize("state", sorted(FINAL_STATES))
+@pytest.mark.parametrize("sent", [True, False])
+async def test_every_final_state_settles_record_line_message_and_entry(desk: Desk, state: State, sent: bool) -> None:
+    job = await desk.job("Action", "Setvar", "ActionID", "a1", "Bus-Reply", "me", "Bus-Producer", "p", "Bus-Tag", "t")
+    await desk.listen()
+    if sent:
+        await desk.mark(job)
+        await desk.sent(job)
+    outcome = Outcome(state, message="why") if state is not State.DONE else DONE
+    assert await desk.settle(job, outcome) == "settled"
+    record = await desk.record()
+    assert record["state"].decode() == state
+    assert record["settled_at"] == b"7.000000"
+    assert (record["producer"], record["tag"], record["lane"]) == (b"p", b"t", b"actions")
+    assert await desk.backlog() == (0, 0)
+    result = decode_message(record["result"])
+    assert isinstance(result, Result)
+    assert (result.state, result.entry, result.sending_at) == (state, job.request.entry, job.sending_at)
+    told = [(channel, message) for channel, message in await desk.heard() if isinstance(message, Result)]
+    assert told == [("action:a1", result), ("reply:me", result)]
+    [line] = await desk.lines(desk.keys.results)
+    assert list(line) == [
+        "action_id", "entry", "action", "state", "producer", "queued_at", "settled_at", "error_code", "message",
+        "revised",
+    ]  # fmt: skip
+    assert (line["state"], line["action_id"], line["entry"]) == (state, "a1", job.request.entry)
+    assert len(await desk.lines(desk.keys.dead)) == (state is State.REJECTED)
+
+
+async def test_a_read_only_record_lives_a_minute_and_others_an_hour(desk: Desk) -> None:
+    read, change = (
+        await desk.job("Action", "Ping", "ActionID", "r"),
+        await desk.job("Action", "Setvar", "ActionID", "c"),
+    )
+    assert await desk.mark(read, change) == ["sending", "sending"]
+    await desk.settle(read)
+    await desk.settle(change)
+    assert MINUTE_MS - 5000 < await desk.ttl_ms("r") <= MINUTE_MS
+    assert HOUR_MS - 5000 < await desk.ttl_ms("c") <= HOUR_MS
+
+
+async def test_an_expired_entry_is_not_marked_by_redis_own_clock(desk: Desk) -> None:
+    late = await desk.job("Action", "Setvar", "ActionID", "a1", "Bus-Deadline", "1")
+    assert await desk.mark(late) == ["expired"]
+    assert await desk.record() == {}
+    early = await desk.job("Action", "Setvar", "ActionID", "a2", "Bus-Deadline", "+60")
+    assert await desk.mark(early, probe=True) == ["early"]
+    assert await desk.record("a2") == {}
+    assert await desk.mark(early) == ["sending"]
+
+
+async def test_a_record_cancelled_before_its_entry_was_seen_is_never_marked(desk: Desk) -> None:
+    await desk.redis.hset(desk.keys.action("a1"), "state", "cancelled")
+    job = await desk.job()
+    assert await desk.mark(job) == ["cancelled"]
+    assert await desk.settle(job, Outcome(State.CANCELLED)) == "settled"
+    record = await desk.record()
+    assert (record["state"], record["entry"].decode()) == (b"cancelled", job.request.entry)
+    assert 0 < await desk.ttl_ms() <= HOUR_MS
+
+
+async def test_a_settled_entry_that_was_not_acknowledged_is_only_acknowledged(desk: Desk) -> None:
+    job = await desk.job()
+    await desk.mark(job)
+    await desk.settle(job)
+    before = await desk.snapshot()
+    again = make_job(decode_entry(ACTIONS, job.request.entry, [b"Action", b"Setvar", b"ActionID", b"a1"]), "pbx1")
+    assert await desk.mark(again) == ["settled"]
+    assert await desk.snapshot() == before
+
+
+# -- second entries
+
+
+@pytest.mark.parametrize("lanes", [(ACTIONS, ACTIONS), (ACTIONS, URGENT)])
+async def test_a_second_entry_that_asks_for_the_same_is_answered_again(desk: Desk, lanes: tuple[str, str]) -> None:
+    first = await desk.job("Action", "Setvar", "ActionID", "a1", "Value", "1", lane=lanes[0])
+    second = await desk.job("action", "Setvar", "ActionID", "a1", "VALUE", "1", "Bus-Reply", "me", lane=lanes[1])
+    assert await desk.mark(first, second) == ["sending", "duplicate"]
+    assert await desk.backlog(lanes[0]) == (1, 1)
+    await desk.settle(first)
+    third = await desk.job("Action", "Setvar", "ActionID", "a1", "Value", "1", "Bus-Reply", "me", lane=lanes[1])
+    before = await desk.snapshot()
+    await desk.listen()
+    assert await desk.mark(third) == ["duplicate"]
+    told = await desk.heard()
+    assert [channel for channel, _ in told] == ["action:a1", "reply:me"]
+    assert {message.entry for _, message in told} == {first.request.entry}
+    assert await desk.snapshot() == before
+    assert await desk.backlog(lanes[1]) == (0, 0)
+
+
+async def test_a_second_entry_that_asks_for_something_else_is_answered_apart(desk: Desk) -> None:
+    first = await desk.job("Action", "Setvar", "ActionID", "a1", "Value", "1")
+    await desk.mark(first)
+    second = await desk.job("Action", "Setvar", "ActionID", "a1", "Value", "2", "Bus-Reply", "me")
+    before = await desk.record()
+    assert await desk.mark(second) == ["reused"]
+    await desk.listen()
+    assert await desk.settle(second, REJECTED) == "apart"
+    assert await desk.settle(second, REJECTED) == "apart", "its reply was lost, the call is repeated"
+    assert await desk.record() == before
+    assert await desk.ttl_ms() == -1
+    assert await desk.backlog() == (1, 1)
+    assert [(line["entry"], line["state"]) for line in await desk.lines(desk.keys.results)] == [
+        (second.request.entry, "rejected")
+    ]
+    [dead] = await desk.lines(desk.keys.dead)
+    assert (dead["action_id"], dead["Value"]) == ("a1", "2")
+    assert [(channel, message.entry) for channel, message in await desk.heard()] == [
+        ("action:a1", second.request.entry),
+        ("reply:me", second.request.entry),
+    ]
+    assert await desk.settle(first) == "settled"
+
+
+@pytest.mark.parametrize("foreign", ["SET", "LPUSH", "SADD"])
+async def test_something_of_another_type_in_the_place_of_a_record_stops_nothing(desk: Desk, foreign: str) -> None:
+    await desk.redis.execute_command(foreign, desk.keys.action("a1"), "rubbish")
+    job, other = await desk.job(), await desk.job("Action", "Setvar", "ActionID", "a2")
+    assert await desk.mark(job, other) == ["reused", "sending"]
+    job.sending_at = 1.0  # as if it had been marked while the record was in order
+    await desk.sent(job)
+    assert await desk.settle(job, REJECTED) == "apart"
+    assert await desk.settle(other) == "settled"
+    note = {"id": "a1", "add": ["u"], "drop": [], "fields": ["call", "dialing"], "ttl_ms": None}
+    assert await desk.events(1, ("Newchannel", b"\x80", ["a1"], [note])) == 1
+    assert await desk.backlog() == (0, 0)
+
+
+# -- epochs and attempts
+
+
+async def test_a_worker_of_an_older_epoch_marks_and_publishes_nothing(desk: Desk) -> None:
+    job = await desk.job()
+    await desk.redis.set(desk.keys.epoch, 2)
+    before = await desk.snapshot()
+    assert await desk.mark(job) == []
+    assert await desk.events(1, ("Hangup", b"\x80", [], [])) == 0
+    assert await desk.scripts["beat"](desk.redis, 1, "me", 5000, 9000, ["a", "b"]) == [0]
+    assert await desk.scripts["release"](desk.redis, 1) == 0
+    assert await desk.snapshot() == before
+    assert await desk.backlog() == (1, 1)
+
+
+async def test_what_an_older_epoch_began_is_marked_again_only_if_it_may_be(desk: Desk) -> None:
+    job = await desk.job("Action", "Ping", "ActionID", "a1")
+    await desk.mark(job)
+    for state in ("sending", "sent"):
+        await desk.redis.hset(desk.keys.action("a1"), mapping={"state": state, "epoch": "1"})
+        await desk.redis.set(desk.keys.epoch, 2)
+        desk.epoch = 2
+        job.again = False
+        before = await desk.snapshot()
+        assert await desk.mark(job) == ["begun"]
+        assert await desk.snapshot() == before
+        job.again = True
+        assert await desk.mark(job) == ["sending"]
+        assert (await desk.record())["epoch"] == b"2"
+        assert (await desk.record())["state"] == b"sending"
+
+
+async def test_the_end_of_a_superseded_attempt_changes_nothing(desk: Desk) -> None:
+    job = await desk.job("Action", "Ping", "ActionID", "a1")
+    await desk.mark(job)
+    await desk.redis.set(desk.keys.epoch, 2)
+    desk.epoch = 2
+    job.again = True
+    await desk.mark(job)
+    before = await desk.snapshot()
+    desk.epoch = 1
+    assert await desk.settle(job) == "superseded"
+    assert await desk.snapshot() == before
+    assert await desk.backlog() == (1, 1)
+    desk.epoch = 2
+    assert await desk.settle(job) == "settled"
+
+
+async def test_the_truth_from_a_worker_that_lost_its_lease_is_welcome(desk: Desk) -> None:
+    job = await desk.job()
+    await desk.mark(job)
+    await desk.redis.set(desk.keys.epoch, 2)
+    assert await desk.settle(job) == "settled"
+    assert (await desk.record())["state"] == b"done"
+
+
+@pytest.mark.parametrize("epoch", ["rubbish", "", "nan", "-3", "1e300", "99999999999999999999"])
+async def test_rubbish_in_the_epoch_fences_and_is_mended_by_the_next_holder(desk: Desk, epoch: str) -> None:
+    await desk.redis.set(desk.keys.epoch, epoch)
+    job = await desk.job()
+    assert await desk.mark(job) == []
+    new, _ = await desk.scripts["acquire"](desk.redis, 7, "me", 5000)
+    assert new > 1_000_000_000, "above all that was ever counted"
+    desk.epoch = new
+    assert await desk.mark(job) == ["sending"]
+
+
+async def test_an_epoch_or_lease_of_another_type_is_mended_too(desk: Desk) -> None:
+    for key in (desk.keys.epoch, desk.keys.lease):
+        await desk.redis.delete(key)
+        await desk.redis.lpush(key, "rubbish")
+    job = await desk.job()
+    assert await desk.mark(job) == []
+    assert await desk.events(1) == 0
+    assert await desk.scripts["beat"](desk.redis, 1, "me", 5000, 9000, ["a", "b"]) == [0]
+    assert await desk.scripts["release"](desk.redis, 1) == 0
+    desk.epoch, _ = await desk.scripts["acquire"](desk.redis, 0, "me", 5000)
+    assert await desk.mark(job) == ["sending"]
+
+
+# -- a repeated call after a lost reply
+
+
+async def test_a_repeated_mark_gives_the_same_answer(desk: Desk) -> None:
+    first = await desk.job()
+    second, late = await desk.job(), await desk.job("Action", "Setvar", "ActionID", "a2", "Bus-Deadline", "1")
+    other = await desk.job("Action", "Setvar", "ActionID", "a1", "Value", "9")
+    verdicts = ["sending", "duplicate", "expired", "reused"]
+    assert await desk.mark(first, second, late, other) == verdicts
+    before = await desk.snapshot()
+    assert await desk.mark(first, second, late, other) == verdicts
+    assert await desk.snapshot() == before
+
+
+async def test_a_repeated_settling_gives_no_second_line(desk: Desk) -> None:
+    job = await desk.job("Action", "Setvar", "ActionID", "a1", "Bus-Reply", "me")
+    await desk.mark(job)
+    assert await desk.settle(job) == "settled"
+    before = await desk.snapshot()
+    await desk.listen()
+    assert await desk.settle(job, Outcome(State.FAILED, message="no")) == "already"
+    assert await desk.snapshot() == before
+    assert await desk.heard() == []
+
+
+async def test_a_record_that_vanished_is_made_anew_with_all_its_fields(desk: Desk) -> None:
+    job = await desk.job()
+    await desk.mark(job)
+    await desk.redis.delete(desk.keys.action("a1"))
+    assert await desk.settle(job) == "missing"
+    assert await desk.backlog() == (1, 1)
+    assert await desk.record() == {}
+    assert await desk.settle(job, whole=True) == "settled"
+    record = await desk.record()
+    assert (record["state"], record["entry"].decode()) == (b"done", job.request.entry)
+    assert await desk.backlog() == (0, 0)
+
+
+@pytest.mark.parametrize("gone", ["the stream", "the group"])
+async def test_settling_works_where_the_stream_or_group_is_gone(desk: Desk, gone: str) -> None:
+    job = await desk.job()
+    await desk.mark(job)
+    if gone == "the group":
+        await desk.redis.xgroup_destroy(desk.keys.actions, GROUP)
+    else:
+        await desk.redis.delete(desk.keys.actions)
+    assert await desk.settle(job) == "settled"
+    assert await desk.redis.xlen(desk.keys.actions) == 0
+
+
+TOP = 18446744073709551615
+"""The highest number of an entry id; Lua's numbers are exact up to 2**53 only."""
+
+
+@pytest.mark.parametrize(
+    ("ids", "order"),
+    [
+        (["5-1", "5-2", "5-3", "6-0", "7-0"], [0, 2, 1, 4, 3]),
+        (["5-1", "5-2", "5-3", "6-0", "7-0"], [4, 3, 2, 1, 0]),
+        (["5-1", "5-2", f"{TOP}-1", f"{TOP}-2", f"{TOP}-{TOP}"], [1, 3, 0, 4, 2]),
+        (["9007199254740992-5", "9007199254740993-0", "9007199254740993-1"], [1, 0, 2]),
+    ],
+)
+async def test_settling_deletes_its_own_entries_and_no_other(desk: Desk, ids: list[str], order: list[int]) -> None:
+    jobs = []
+    for at, entry in enumerate(ids):
+        request = await desk.take("Action", "Setvar", "ActionID", f"a{at}", "Bus-Deadline", "+5", entry=entry)
+        jobs.append(make_job(request, "pbx1"))
+    left = set(ids)
+    for at in order:
+        assert await desk.settle(jobs[at], Outcome(State.EXPIRED)) == "settled"
+        left.remove(ids[at])
+        entries = await desk.redis.execute_command("XRANGE", desk.keys.actions, "-", "+")
+        assert {entry.decode() for entry, _ in entries} == left
+        assert await desk.backlog() == (len(left), len(left))
+
+
+async def test_entries_of_both_lanes_may_have_the_same_id(desk: Desk) -> None:
+    fields = ("Action", "Setvar", "ActionID", "a1", "Bus-Deadline", "1700000000")
+    first = make_job(await desk.take(*fields, entry="1700000000000-1"), "pbx1")
+    second = make_job(await desk.take(*fields, entry="1700000000000-1", lane=URGENT), "pbx1")
+    first.request.deadline = 4e9
+    assert await desk.mark(first, second) == ["sending", "duplicate"]
+    assert await desk.settle(second.request, REJECTED) == "apart"
+    assert (await desk.record())["state"] == b"sending"
+
+
+async def test_an_entry_not_yet_read_survives_the_settling_of_others(desk: Desk) -> None:
+    job = await desk.job()
+    entry = await desk.redis.xadd(desk.keys.actions, {"Action": "Ping"})
+    await desk.settle(job)
+    assert [name for name, _ in await desk.redis.execute_command("XRANGE", desk.keys.actions, "-", "+")] == [entry]
+
+
+# -- calls
+
+
+def originate(action_id: str = "a1") -> tuple[str, ...]:
+    return ("Action", "Originate", "ActionID", action_id, "Channel", "Local/1@x", "ChannelId", "u1")
+
+
+async def test_a_channel_id_is_held_from_the_mark_and_a_second_one_refused(desk: Desk) -> None:
+    job, second = await desk.job(*originate("a1")), await desk.job(*originate("a2"))
+    assert await desk.mark(job, second) == ["sending", "duplicate-channel-id"]
+    assert await desk.redis.hgetall(desk.keys.legs) == {b"u1": b"a1"}
+    assert await desk.mark(job) == ["sending"], "its own mark, repeated"
+    await desk.settle(job, Outcome(State.FAILED, code=None, message="x"))
+    assert await desk.redis.hgetall(desk.keys.legs) == {b"u1": b"a1"}
+
+
+async def test_a_call_that_was_not_placed_gives_its_channel_id_back(desk: Desk) -> None:
+    job = await desk.job(*originate())
+    await desk.mark(job)
+    await desk.settle(job, Outcome(State.FAILED, code=ErrorCode.ORIGINATE_FAILED, message="busy"))
+    assert await desk.redis.hgetall(desk.keys.legs) == {}
+
+
+def note(
+    *fields: str, add: tuple[str, ...] = (), drop: tuple[str, ...] = (), ttl_ms: int | None = None
+) -> dict[str, Any]:
+    return {"id": "a1", "add": [*add], "drop": [*drop], "fields": [*fields], "ttl_ms": ttl_ms}
+
+
+def event(seq: int, epoch: int = 1, name: str = "Newstate") -> bytes:
+    return pack({"v": 1, "type": "event", "server": "pbx1", "epoch": epoch, "seq": seq, "action_ids": [], "name": name,
+                 "headers": {"Event": name}})  # fmt: skip
+
+
+@pytest.mark.parametrize("settled_first", [True, False])
+async def test_the_record_of_a_call_is_kept_from_the_end_of_the_call(desk: Desk, settled_first: bool) -> None:
+    job = await desk.job(*originate())
+    await desk.mark(job)
+    await desk.events(1, ("Newchannel", event(1), ["a1"], [note("call", "dialing", add=("u1", "u2"))]))
+    assert await desk.redis.hgetall(desk.keys.legs) == {b"u1": b"a1", b"u2": b"a1"}
+    if settled_first:
+        await desk.settle(job)
+        assert await desk.ttl_ms() == -1, "a live call's record does not expire"
+    await desk.events(2, ("Hangup", event(2), ["a1"], [note(drop=("u2",))]))
+    assert await desk.ttl_ms() == -1
+    ended = note("call", "ended", "cause", "16", drop=("u1",), ttl_ms=HOUR_MS)
+    await desk.events(3, ("Hangup", event(3), ["a1"], [ended]))
+    if not settled_first:
+        assert await desk.ttl_ms() == -1, "not settled yet"
+        await desk.settle(job)
+    assert HOUR_MS - 5000 < await desk.ttl_ms() <= HOUR_MS
+    assert (await desk.record())["cause"] == b"16"
+    assert await desk.redis.hgetall(desk.keys.legs) == {}
+
+
+async def test_a_call_seen_late_takes_its_records_end_away(desk: Desk) -> None:
+    job = await desk.job(*originate())
+    await desk.mark(job)
+    await desk.settle(job, Outcome(State.UNKNOWN))
+    assert await desk.ttl_ms() > 0
+    await desk.events(1, ("Newchannel", event(1), ["a1"], [note("call", "dialing", add=("u1",))]))
+    assert await desk.ttl_ms() == -1
+
+
+async def test_a_call_whose_record_is_gone_leaves_no_half_of_one(desk: Desk) -> None:
+    await desk.events(1, ("Hangup", event(1), ["a1"], [note("call", "ended", drop=("u1",), ttl_ms=5)]))
+    assert await desk.record() == {}
+
+
+# -- events
+
+
+async def test_events_go_to_the_stream_and_all_their_channels_in_order(desk: Desk) -> None:
+    await desk.listen()
+    await desk.events(1, ("A", event(1, name="A"), ["x", "y"], []), ("B", event(2, name="B"), [], []))
+    told = [(channel, message.seq) for channel, message in await desk.heard()]
+    assert told == [("event:A", 1), ("action:x", 1), ("action:y", 1), ("event:B", 2)]
+    entries = await desk.redis.execute_command("XRANGE", desk.keys.events, "-", "+")
+    assert [values for _, values in entries] == [
+        [b"event", b"A", b"data", event(1, name="A")],
+        [b"event", b"B", b"data", event(2, name="B")],
+    ]
+
+
+@pytest.mark.parametrize("out", [1, 2, 3])
+async def test_a_repeated_batch_of_events_is_not_doubled(desk: Desk, out: int) -> None:
+    batch: list[Any] = [("E", event(at), ["x"], []) for at in (5, 6, 7)]
+    await desk.events(5, *batch[:out])
+    await desk.listen()
+    assert await desk.events(5, *batch) == 1
+    assert [message.seq for channel, message in await desk.heard() if channel == "action:x"] == [5, 6, 7][out:]
+    assert await desk.redis.xlen(desk.keys.events) == 3
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xc1garbage", b"", b"\x93\x01\x02\x03", event(3, epoch=9), event(10**9), pack({"epoch": 1, "seq": "x"}),
+        pack({"epoch": 1, "seq": float("nan")}), pack({"epoch": 1, "seq": [1]}), pack({"epoch": 1}),
+        b"\xdf\xff\xff\xff\xff",
+    ],
+)  # fmt: skip
+async def test_somebody_elses_rubbish_in_the_stream_holds_no_event_up(desk: Desk, data: bytes) -> None:
+    await desk.redis.xadd(desk.keys.events, {"event": "x", "data": data})
+    assert await desk.events(3, ("E", event(3), [], []), ("E", event(4), [], [])) == 1
+    assert await desk.redis.xlen(desk.keys.events) == 3
+
+
+async def test_an_entry_of_fewer_fields_in_the_stream_holds_no_event_up(desk: Desk) -> None:
+    await desk.redis.xadd(desk.keys.events, {"only": "one"})
+    assert await desk.events(1, ("E", event(1), [], [])) == 1
+    assert await desk.redis.xlen(desk.keys.events) == 2
+
+
+# -- limits
+
+
+async def test_results_dead_and_events_are_capped(desk: Desk) -> None:
+    # `~` trims whole blocks of 100 entries.
+    for at in range(250):
+        request = Request(ACTIONS, f"{at + 1}-0", f"x{at}", "Ping")
+        assert await desk.settle(request, REJECTED, lengths=(100, 50)) == "settled"
+        await desk.events(at + 1, ("E", event(at + 1), [], []), length=100)
+    assert 100 <= await desk.redis.xlen(desk.keys.results) < 250
+    assert 50 <= await desk.redis.xlen(desk.keys.dead) < 200
+    assert 100 <= await desk.redis.xlen(desk.keys.events) < 250
+
+
+async def test_a_full_redis_starts_nothing_and_finishes_what_was_begun(own_redis: RedisServer) -> None:
+    desk = Desk(own_redis.url)
+    await desk.open()
+    begun, waiting = await desk.job(), await desk.job("Action", "Setvar", "ActionID", "a2")
+    more = await desk.job("Action", "Setvar", "ActionID", "a3")
+    await desk.mark(begun)
+    await desk.redis.config_set("maxmemory", "1")
+    with pytest.raises(OutOfMemoryError):
+        await desk.mark(waiting, more)
+    assert await desk.record("a2") == await desk.record("a3") == {}
+    with pytest.raises(OutOfMemoryError):
+        await desk.events(1, ("E", event(1), [], []))
+    await desk.sent(begun)
+    assert await desk.settle(begun) == "settled"
+    assert (await desk.record())["state"] == b"done"
+    answer = await desk.scripts["beat"](desk.redis, 1, "me", 5000, 9000, ["a", "b"])
+    assert answer[0] == 1
+    await desk.redis.config_set("maxmemory", "0")
+    assert await desk.mark(waiting, more) == ["sending", "sending"]
+    await desk.close()
+
+
+@pytest.fixture(params=KINDS)
+def cluster(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    """One node that has all slots: it refuses a script that reaches beyond the slot of its declared key."""
+    need(request.param)
+    server = RedisServer(request.param, "--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+    server.start()
+    with server.client() as client:
+        client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        deadline = time.monotonic() + 15
+        while client.cluster("INFO")["cluster_state"] != "ok":
+            assert time.monotonic() < deadline, server.log()
+            assert server.process is not None
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.process.wait(0.02)
+    yield server
+    server.stop()
+
+
+async def test_every_key_is_in_the_slot_of_its_server(cluster: RedisServer) -> None:
+    desk = Desk(cluster.url, "SPUBLISH")
+    desk.epoch, _ = await desk.scripts["acquire"](desk.redis, 0, "me", 5000)
+    for lane in LANES:
+        await desk.redis.xgroup_create(desk.keys.lane(lane), GROUP, id="0", mkstream=True)
+    for lane in LANES:
+        job = await desk.job(*originate(lane), "ChannelId", lane, "Bus-Reply", "me", lane=lane)
+        job.channel_id = f"u-{lane}"
+        assert await desk.mark(job) == ["sending"]
+        await desk.sent(job)
+        ended = {"id": lane, "add": ["u3"], "drop": ["u3"], "fields": ["call", "ended"], "ttl_ms": 5000}
+        assert await desk.events(1, ("Hangup", b"\x80", [lane], [ended])) == 1
+        assert await desk.settle(job, Outcome(State.FAILED, message="x")) == "settled"
+        twin = await desk.job(*originate(lane), "ChannelId", lane, "Bus-Reply", "me", lane=lane)
+        assert await desk.mark(twin) == ["duplicate"]
+        other = await desk.job("Action", "Ping", "ActionID", lane, lane=lane)
+        assert await desk.mark(other) == ["reused"]
+        assert await desk.settle(other, REJECTED) == "apart"
+    assert (await desk.scripts["beat"](desk.redis, desk.epoch, "me", 5000, 9000, ["a", "b"]))[0] == 1
+    assert await desk.scripts["release"](desk.redis, desk.epoch) == 1
+    keys = [key.decode() for key in await desk.redis.keys()]
+    assert keys
+    assert all(key.startswith(desk.keys.root) for key in keys)
+    await desk.close()
+
+
+# -- the lease
+
+
+async def test_the_lease_is_held_by_one_and_each_holder_has_a_higher_epoch(desk: Desk) -> None:
+    acquire, release = desk.scripts["acquire"], desk.scripts["release"]
+    assert await acquire(desk.redis, 0, "one", 5000) == [2, b""]
+    assert await acquire(desk.redis, 0, "two", 5000) == [0, b"one"]
+    assert 0 < await desk.redis.pttl(desk.keys.lease) <= 5000
+    assert await release(desk.redis, 2) == 1
+    assert await acquire(desk.redis, 0, "two", 5000) == [3, b""]
+    assert await release(desk.redis, 2) == 0
+    assert await desk.redis.get(desk.keys.lease) == b"two"
+
+
+async def test_a_redis_that_lost_its_memory_hands_out_no_epoch_twice(desk: Desk) -> None:
+    await desk.redis.flushall()
+    assert await desk.scripts["acquire"](desk.redis, 41, "me", 5000) == [42, b""]
+    assert await desk.redis.get(desk.keys.epoch) == b"42"
+
+
+async def test_a_lease_that_would_never_end_is_nobodys(desk: Desk) -> None:
+    await desk.redis.set(desk.keys.lease, "rubbish")
+    assert await desk.scripts["acquire"](desk.redis, 0, "me", 5000) == [2, b""]
+
+
+async def test_the_heartbeat_renews_the_lease_and_both_end_by_themselves(desk: Desk) -> None:
+    seconds, _ = await desk.redis.time()
+    answer = await desk.scripts["beat"](desk.redis, 1, "me", 5000, 9000, ["state", "connected", "queued", "0"])
+    assert answer[0] == 1
+    assert (answer[1] if isinstance(answer[1], int) else int(answer[1])) - seconds in (0, 1)
+    assert 0 < await desk.redis.pttl(desk.keys.lease) <= 5000
+    assert 5000 < await desk.redis.pttl(desk.keys.worker) <= 9000
+    beat = await desk.redis.hgetall(desk.keys.worker)
+    assert beat[b"state"] == b"connected"
+    assert re.fullmatch(rb"\d+\.\d{6}", beat[b"heartbeat_at"])
+    assert await desk.scripts["release"](desk.redis, 1) == 1
+    assert await desk.redis.exists(desk.keys.lease, desk.keys.worker) == 0
+
+
+# -- the module
+
+
+async def test_a_script_that_redis_has_forgotten_is_sent_again(desk: Desk) -> None:
+    job = await desk.job()
+    await desk.redis.script_flush()
+    assert await desk.mark(job) == ["sending"]
+    await desk.redis.script_flush()
+    assert await desk.settle(job) == "settled"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_script_is_refused_as_a_whole_or_not_at_all(name: str) -> None:
+    first = source(name).decode().splitlines()[0]
+    finishing = name in ("acquire", "beat", "mark_sent", "release", "settle")  # who finishes needs the lease, too
+    assert first == ("#!lua flags=allow-oom" if finishing else "#!lua")
+
+
+def test_items_are_laid_out_in_order_and_lists_are_counted() -> None:
+    item = {"id": "a", "message": b"m", "fields": ["x", 1]}
+    assert flatten([item, item], LAYOUTS["mark_sent"]) == ["a", b"m", 2, "x", 1] * 2

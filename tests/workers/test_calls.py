@@ -1,0 +1,192 @@
+"""Calls followed from their first Newchannel to the last Hangup of their last leg."""
+
+from typing import Any
+
+import pytest
+
+from broker.ami import Event, Headers
+from tests.bus_side import until
+from workers import calls as calls_module
+from workers.calls import Calls, Note
+
+TTL_MS = 5000
+
+
+def event(name: str, *pairs: tuple[str, str], **headers: str) -> Event:
+    return Event(Headers([("Event", name), *pairs, *headers.items()]))
+
+
+def newchannel(uniqueid: str, linkedid: str) -> Event:
+    return event("Newchannel", Channel=f"Local/{uniqueid}", Uniqueid=uniqueid, Linkedid=linkedid)
+
+
+def hangup(uniqueid: str, cause: str = "16", linkedid: str = "u1") -> Event:
+    return event("Hangup", Uniqueid=uniqueid, Linkedid=linkedid, Cause=cause)
+
+
+def told(action_id: str = "a1", **headers: str) -> Event:
+    return event("OriginateResponse", ActionID=action_id, **({"Response": "Success", "Uniqueid": "u1"} | headers))
+
+
+def fields(notes: list[Note]) -> dict[str, Any]:
+    [note] = notes
+    assert note["id"] == "a1"
+    return dict(zip(note["fields"][::2], note["fields"][1::2], strict=True))
+
+
+@pytest.fixture
+def calls() -> Calls:
+    return Calls(lambda: 7.0, TTL_MS)
+
+
+async def test_a_call_is_followed_from_its_first_channel_to_its_last_hangup(calls: Calls) -> None:
+    calls.expect("a1", "u1")
+    ids, notes = calls.attribute(newchannel("u1", "u1"))
+    assert ids == ["a1"]
+    assert notes[0]["add"] == ["u1"]
+    assert fields(notes) == {"call": "dialing", "channel": "Local/u1", "uniqueid": "u1"}
+    ids, notes = calls.attribute(newchannel("u2", "u1"))
+    assert (ids, notes[0]["add"], notes[0]["fields"]) == (["a1"], ["u2"], [])
+    ids, notes = calls.attribute(event("Newstate", Uniqueid="u1", ChannelState="6"))
+    assert fields(notes) == {"call": "up", "answered_at": "7.000000"}
+    assert calls.attribute(event("Newstate", Uniqueid="u1", ChannelState="6"))[1] == []
+    assert calls.alive() == {"u1", "u2"}
+    ids, notes = calls.attribute(hangup("u2"))
+    assert (ids, notes[0]["drop"], notes[0]["fields"], notes[0]["ttl_ms"]) == (["a1"], ["u2"], [], None)
+    calls.deliver(told())
+    ids, notes = calls.attribute(hangup("u1", "17"))
+    assert fields(notes) == {"call": "ended", "cause": "17", "ended_at": "7.000000"}
+    assert (ids, notes[0]["drop"], notes[0]["ttl_ms"]) == (["a1"], ["u1"], TTL_MS)
+    assert len(calls) == 0
+    assert calls.attribute(hangup("u1")) == ([], [])
+
+
+async def test_events_belong_to_every_action_whose_legs_they_name(calls: Calls) -> None:
+    for action_id, uniqueid in (("a1", "u1"), ("a2", "v1")):
+        calls.expect(action_id, uniqueid)
+        calls.attribute(newchannel(uniqueid, uniqueid))
+    assert calls.attribute(event("DialBegin", Uniqueid="u1", DestUniqueid="v1"))[0] == ["a1", "a2"]
+    assert calls.attribute(event("LocalOptimizationBegin", Uniqueid="x", DestUniqueId="v1"))[0] == ["a2"]
+    assert calls.attribute(event("Cdr", UniqueID="u1"))[0] == ["a1"]
+    assert calls.attribute(event("BridgeEnter", Linkedid="u1", Uniqueid="x"))[0] == []
+    assert calls.attribute(event("VarSet", Uniqueid="x", Value="u1", Variable="MYUNIQUEID"))[0] == []
+
+
+async def test_membership_stays_when_the_linkedid_changes_hands(calls: Calls) -> None:
+    calls.expect("a1", "u1")
+    calls.attribute(newchannel("u1", "u1"))
+    calls.attribute(newchannel("u2", "u1"))
+    calls.attribute(hangup("u1"))
+    assert calls.attribute(event("BridgeEnter", Uniqueid="u2", Linkedid="elsewhere"))[0] == ["a1"]
+    assert calls.attribute(newchannel("u3", "u1"))[0] == ["a1"], "its first leg has gone, its Linkedid lives on"
+    assert calls.alive() == {"u2", "u3"}
+
+
+@pytest.mark.parametrize(
+    ("pairs", "ids"),
+    [
+        ([("Channel", "Local/1"), ("Uniqueid", "u1"), ("UserEvent", "Mine"), ("Uniqueid", "x")], ["a1"]),
+        ([("UserEvent", "Mine"), ("Uniqueid", "u1")], []),
+        ([("UserEvent", "Mine"), ("MyUniqueid", "u1"), ("ActionID", "a1")], []),
+        ([("Uniqueid", "x"), ("UserEvent", "Mine"), ("UserEvent", "x"), ("Uniqueid", "u1")], []),
+    ],
+)
+async def test_a_user_event_is_attributed_by_nothing_that_its_sender_wrote(
+    calls: Calls, pairs: list[tuple[str, str]], ids: list[str]
+) -> None:
+    calls.expect("a1", "u1")
+    calls.attribute(newchannel("u1", "u1"))
+    assert calls.attribute(event("UserEvent", ("Privilege", "user,all"), *pairs)) == (ids, [])
+
+
+async def test_only_an_originate_response_is_attributed_by_its_action_id(calls: Calls) -> None:
+    calls.expect("a1", "u1")
+    assert calls.attribute(told(Uniqueid="<null>"))[0] == ["a1"]
+    assert calls.attribute(told("other", Uniqueid="<null>"))[0] == []
+    assert calls.attribute(event("Status", ActionID="a1"))[0] == []
+
+
+async def test_the_originate_response_is_handed_to_whoever_waits(calls: Calls) -> None:
+    response = calls.expect("a1", "u1")
+    assert calls.expect("a1", "u1") is response
+    answer = told()
+    calls.attribute(answer)
+    assert not response.done(), "not before it is out"
+    calls.deliver(answer)
+    calls.deliver(told())
+    assert await response is answer
+    calls.deliver(told("unknown"))
+
+
+async def test_a_success_answers_a_dialing_call(calls: Calls) -> None:
+    calls.expect("a1", "u1")
+    calls.attribute(newchannel("u1", "u1"))
+    assert fields(calls.attribute(told())[1])["call"] == "up"
+    assert calls.attribute(told())[1] == []
+
+
+async def test_the_cause_is_that_of_the_dialled_channel_if_it_tells(calls: Calls) -> None:
+    for first, second, cause in (("16", "17", "16"), ("0", "17", "17"), ("", "34", "34"), ("0", "0", "0")):
+        calls.expect("a1", "u1")
+        calls.attribute(newchannel("u1", "u1"))
+        calls.attribute(newchannel("u2", "u1"))
+        calls.attribute(hangup("u1", first))
+        assert fields(calls.attribute(hangup("u2", second))[1])["cause"] == cause
+        calls.give_up("a1", placed=True)
+        assert len(calls) == 0
+
+
+async def test_a_call_that_was_never_placed_is_forgotten_and_may_be_expected_again(calls: Calls) -> None:
+    first = calls.expect("a1", "u1")
+    calls.give_up("a1", placed=False)
+    assert first.cancelled()
+    assert len(calls) == 0
+    calls.expect("a1", "u1")
+    calls.give_up("a1", placed=True)
+    assert len(calls) == 1, "it may be alive"
+    again = calls.expect("a1", "u1")
+    assert not again.cancelled()
+    assert calls.attribute(newchannel("u1", "u1"))[0] == ["a1"]
+    calls.give_up("a1", placed=False)
+    assert len(calls) == 1, "it was seen"
+    calls.give_up("nobody", placed=False)
+
+
+async def test_a_failed_call_that_was_never_seen_is_forgotten_in_the_end(
+    calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls_module, "UNSEEN_S", 0.01)
+    for action_id, uniqueid in (("a1", "u1"), ("a2", "v1")):
+        calls.expect(action_id, uniqueid)
+        calls.deliver(told(action_id, Response="Failure", Uniqueid="<null>"))
+    calls.attribute(newchannel("v1", "v1"))  # late, but it was there
+    await until(lambda: len(calls) == 1)
+    assert calls.alive() == {"v1"}
+    calls.attribute(hangup("v1"))
+    assert len(calls) == 0
+
+
+async def test_the_legs_of_an_earlier_worker_are_followed_to_their_end(calls: Calls) -> None:
+    calls.load({"u1": "a1", "u2": "a1", "v1": "a2"})
+    assert calls.alive() == {"u1", "u2", "v1"}
+    assert calls.attribute(hangup("u1"))[0] == ["a1"]
+    assert fields(calls.attribute(hangup("u2", "19"))[1])["call"] == "ended"
+    assert len(calls) == 1
+
+
+async def test_legs_that_ended_unseen_are_told_once(calls: Calls) -> None:
+    calls.load({"u1": "a1", "u2": "a1", "v1": "a2"})
+    ended = calls.end_unseen(["u1", "u2", "x"])
+    assert [(note["drop"], over) for note, over in ended] == [(["u1"], None), (["u2"], "a1")]
+    assert fields([ended[1][0]])["call"] == "ended"
+    assert calls.end_unseen(["u1", "u2"]) == []
+    assert calls.alive() == {"v1"}
+
+
+async def test_calls_of_others_cost_nothing(calls: Calls) -> None:
+    assert calls.attribute(newchannel("x", "x")) == ([], [])
+    calls.expect("a1", "u1")
+    assert calls.attribute(newchannel("x", "x")) == ([], [])
+    assert calls.attribute(hangup("x")) == ([], [])
+    assert calls.attribute(event("Hangup")) == ([], [])
+    assert calls.alive() == set()

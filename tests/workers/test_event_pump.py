@@ -1,0 +1,279 @@
+"""Events out: order, attribution, bounded memory, and what is said of those that had to be dropped."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+import structlog
+from redis.asyncio import Redis
+
+from broker.ami import Event, Headers
+from broker.codec import BusEvent, decode_message
+from broker.scripts import MAX_BATCH
+from tests.bus_side import until
+from tests.servers import RedisServer
+from workers.calls import Calls
+from workers.clock import ServerClock
+from workers.config import Settings
+from workers.event_pump import MAX_BATCH_BYTES, EventPump
+from workers.lease import Lease, LeaseLost
+from workers.redis_client import connect
+
+
+def event(name: str, *pairs: tuple[str, str], **headers: str) -> Event:
+    return Event(Headers([("Event", name), *pairs, *headers.items()]))
+
+
+class Rig:
+    """A pump with all that it needs, on a real Redis."""
+
+    def __init__(self, url: str, **settings: Any) -> None:
+        self.redis: Any = connect(url)
+        self.settings = Settings(redis=url, server="pbx1", name="w1", **settings)
+        self.keys = self.settings.keys
+        clock = ServerClock()
+        self.lease = Lease(self.redis, self.settings, clock)
+        self.calls = Calls(clock.now, 3_600_000)
+        self.now = 7.0
+        self.pump = EventPump(self.redis, self.settings, self.lease, self.calls, lambda: self.now, "PUBLISH")
+        self.task: asyncio.Task[None] | None = None
+
+    async def open(self) -> "Rig":
+        await self.lease.acquire()
+        return self
+
+    def run(self) -> None:
+        self.task = asyncio.create_task(self.pump.run())
+
+    async def close(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+            await asyncio.wait([self.task])
+        await self.redis.aclose()
+
+    async def out(self) -> list[BusEvent]:
+        """All that is in the stream, once the pump has nothing left."""
+        await until(lambda: not self.pump.queued)
+        entries: Any = await Redis.xrange(self.redis, self.keys.events)
+        events = [decode_message(fields[b"data"]) for _, fields in entries]
+        for (_, fields), read in zip(entries, events, strict=True):
+            assert isinstance(read, BusEvent)
+            assert fields[b"event"].decode() == read.name
+        return [read for read in events if isinstance(read, BusEvent)]
+
+
+@pytest.fixture
+async def make(redis_url: str) -> AsyncIterator[Callable[..., Any]]:
+    rigs: list[Rig] = []
+
+    async def make(**settings: Any) -> Rig:
+        rigs.append(Rig(redis_url, **settings))
+        return await rigs[-1].open()
+
+    yield make
+    for rig in rigs:
+        await rig.close()
+
+
+def numbered(first: int, last: int) -> list[Event]:
+    return [event("Newexten", Number=str(number)) for number in range(first, last)]
+
+
+async def test_events_go_out_in_order_and_numbered(make: Callable[..., Any]) -> None:
+    rig = await make()
+    rig.run()
+    for each in numbered(0, 3 * MAX_BATCH + 7):
+        rig.pump.offer(each)
+    out = await rig.out()
+    assert [read.headers.get("Number") for read in out] == [str(number) for number in range(3 * MAX_BATCH + 7)]
+    assert [read.seq for read in out] == list(range(1, 3 * MAX_BATCH + 8))
+    assert {read.epoch for read in out} == {rig.lease.epoch}
+    assert {read.server for read in out} == {"pbx1"}
+    assert rig.pump.events_in == 3 * MAX_BATCH + 7
+
+
+async def test_big_events_go_out_in_batches_of_a_bounded_size(make: Callable[..., Any]) -> None:
+    rig = await make()
+    sizes: list[int] = []
+    publish = rig.pump._publish
+
+    async def counted(*args: Any) -> Any:
+        sizes.append(sum(len(item[1]) for item in args[-1]))
+        return await publish(*args)
+
+    rig.pump._publish = counted
+    for number in range(20):
+        rig.pump.offer(event("VarSet", Number=str(number), Value="x" * (MAX_BATCH_BYTES // 4)))
+    rig.pump.offer(event("VarSet", Number="20", Value="x" * (2 * MAX_BATCH_BYTES)))
+    rig.run()
+    out = await rig.out()
+    assert [read.headers.get("Number") for read in out] == [str(number) for number in range(21)]
+    assert all(size <= MAX_BATCH_BYTES for size in sizes[:-1])
+
+
+async def test_a_calls_events_reach_its_channel_and_its_record_in_one_step(make: Callable[..., Any]) -> None:
+    rig = await make()
+    await rig.redis.hset(rig.keys.action("a1"), "state", "sent")
+    response = rig.calls.expect("a1", "u1")
+    rig.pump.offer(event("Newchannel", Uniqueid="u1", Linkedid="u1", Channel="Local/1"))
+    rig.pump.offer(event("OriginateResponse", ActionID="a1", Response="Success", Uniqueid="u1"))
+    assert not response.done(), "the result must come after the event"
+    rig.run()
+    async with asyncio.timeout(5):
+        await response
+    rig.pump.offer(event("Hangup", Uniqueid="u1", Linkedid="u1", Cause="16"))
+    out = await rig.out()
+    assert [(read.name, read.action_ids) for read in out] == [
+        ("Newchannel", ["a1"]),
+        ("OriginateResponse", ["a1"]),
+        ("Hangup", ["a1"]),
+    ]
+    record = await rig.redis.hgetall(rig.keys.action("a1"))
+    assert (record[b"call"], record[b"cause"], record[b"channel"]) == (b"ended", b"16", b"Local/1")
+    assert await rig.redis.hgetall(rig.keys.legs) == {}
+
+
+async def test_secrets_are_withheld_or_masked(make: Callable[..., Any]) -> None:
+    rig = await make(sensitive_events=("authlist",))
+    rig.run()
+    for name in ("AuthDetail", "AUTHDETAIL", "AuthList", "VoicemailPasswordChange"):
+        rig.pump.offer(event(name, Password="hush"))
+    rig.pump.offer(event("UserEvent", ("UserEvent", "x"), ("Secret", "hush"), ("Note", "open")))
+    out = await rig.out()
+    assert [read.name for read in out] == ["AuthList", "UserEvent"]
+    assert (out[1].headers.get("Secret"), out[1].headers.get("Note")) == ("***", "open")
+
+
+async def test_the_pump_has_events_of_its_own(make: Callable[..., Any]) -> None:
+    rig = await make()
+    rig.run()
+    rig.pump.announce("BusConnected", ["a1"], asterisk="22.10.1", port=5038)
+    [out] = await rig.out()
+    assert (out.name, out.action_ids, out.headers.pairs) == (
+        "BusConnected",
+        ["a1"],
+        [("asterisk", "22.10.1"), ("port", "5038")],
+    )
+
+
+async def test_memory_is_bounded_and_what_was_dropped_is_announced(make: Callable[..., Any]) -> None:
+    rig = await make(event_buffer_mb=0.05)
+    with structlog.testing.capture_logs() as logs:
+        for each in numbered(0, 1000):
+            rig.pump.offer(each)
+        kept = rig.pump.queued
+        assert 0 < kept < 200
+        assert rig.pump.events_dropped == 1000 - kept
+        rig.now = 9.0
+        rig.run()
+        out = await rig.out()
+    assert [entry["log_level"] for entry in logs] == ["warning", "warning"], "said once, not a thousand times"
+    assert [read.name for read in out] == ["Newexten"] * kept + ["BusGap"]
+    gap = out[-1].headers
+    assert (gap.get("reason"), gap.get("dropped")) == ("overflow", str(1000 - kept))
+    assert (gap.get("since"), gap.get("until")) == ("7.000000", "9.000000")
+    assert [read.seq for read in out] == list(range(1, kept + 2)), "the gap is told by BusGap, not by seq"
+    rig.pump.offer(event("Newexten"))
+    assert [read.name for read in (await rig.out())[kept + 1 :]] == ["Newexten"]
+
+
+async def test_the_ends_of_the_buss_own_calls_are_the_last_to_be_dropped(make: Callable[..., Any]) -> None:
+    rig = await make(event_buffer_mb=0.05)
+    await rig.redis.hset(rig.keys.action("a1"), "state", "sent")
+    response = rig.calls.expect("a1", "u1")
+    rig.pump.offer(event("Newchannel", Uniqueid="u1", Linkedid="u1"))
+    for each in numbered(0, 1000):
+        rig.pump.offer(each)
+    rig.pump.offer(event("OriginateResponse", ActionID="a1", Response="Success", Uniqueid="u1"))
+    rig.pump.offer(event("Hangup", Uniqueid="u1", Linkedid="u1", Cause="16"))
+    rig.run()
+    names = [read.name for read in await rig.out()]
+    assert names[0] == "Newchannel"
+    assert names[-3:] == ["OriginateResponse", "Hangup", "BusGap"]
+    assert response.done()
+    assert await rig.redis.hget(rig.keys.action("a1"), "call") == b"ended"
+
+
+async def test_even_where_they_are_dropped_the_calls_state_is_not_lost(make: Callable[..., Any]) -> None:
+    rig = await make(event_buffer_mb=0.001)
+    await rig.redis.hset(rig.keys.action("a1"), "state", "sent")
+    response = rig.calls.expect("a1", "u1")
+    rig.pump.offer(event("Newexten", Filler="x" * 2000))
+    rig.pump.offer(event("Newchannel", Uniqueid="u1", Linkedid="u1"))
+    rig.pump.offer(event("OriginateResponse", ActionID="a1", Response="Success", Uniqueid="u1"))
+    assert response.done(), "whoever waits must not wait for an event that never goes out"
+    rig.pump.offer(event("Hangup", Uniqueid="u1", Linkedid="u1", Cause="16"))
+    rig.run()
+    out = await rig.out()
+    assert [read.name for read in out] == ["Newexten", "BusGap"]
+    assert out[1].headers.get("dropped") == "3"
+    assert await rig.redis.hget(rig.keys.action("a1"), "call") == b"ended"
+    assert await rig.redis.hgetall(rig.keys.legs) == {}
+
+
+async def test_a_pump_that_was_fenced_publishes_nothing_more(make: Callable[..., Any]) -> None:
+    rig = await make()
+    await rig.redis.incr(rig.keys.epoch)
+    rig.run()
+    rig.pump.offer(event("Hangup"))
+    with pytest.raises(LeaseLost):
+        await asyncio.wait_for(rig.task, 5)
+    assert await rig.redis.xlen(rig.keys.events) == 0
+
+
+async def test_event_channels_may_be_turned_off(make: Callable[..., Any]) -> None:
+    rig = await make(event_channels=False)
+    subscriber = rig.redis.pubsub()
+    await subscriber.psubscribe("*")
+    await subscriber.get_message(timeout=5)
+    rig.calls.load({"u1": "a1"})
+    rig.run()
+    rig.pump.offer(event("Newexten", Uniqueid="u1"))
+    message = await subscriber.get_message(ignore_subscribe_messages=True, timeout=5)
+    assert message["channel"].decode() == rig.keys.action("a1")
+    await subscriber.aclose()
+
+
+async def test_an_idle_pump_is_healthy_and_a_stuck_one_is_not(make: Callable[..., Any]) -> None:
+    rig = await make()
+    rig.run()
+    rig.pump.offer(event("Newexten"))
+    await rig.out()
+    seen = rig.pump.progress_at
+    await until(lambda: rig.pump.progress_at > seen)
+    rig.task.cancel()
+    await asyncio.wait([rig.task])
+    rig.pump.offer(event("Newexten"))
+    stuck = rig.pump.progress_at
+    began = time.monotonic()
+    await asyncio.sleep(0)
+    assert rig.pump.progress_at == stuck <= began
+
+
+async def test_hostile_texts_in_events_hold_nothing_up(make: Callable[..., Any]) -> None:
+    rig = await make()
+    rig.run()
+    texts = ["", "\0", "\r\n", "\u2028", "\U0010ffff", "x" * 100_000, "{x}", "\xff"]
+    for text in texts:
+        rig.pump.offer(event(text or "Empty", (text, text), Uniqueid=text))
+    assert [read.headers.get("Uniqueid") for read in await rig.out()] == texts
+
+
+async def test_what_redis_could_not_take_goes_out_once_it_is_back(own_redis: RedisServer) -> None:
+    rig = await Rig(own_redis.url).open()
+    rig.run()
+    for each in numbered(0, 300):
+        rig.pump.offer(each)
+    first = await rig.out()
+    own_redis.kill()
+    for each in numbered(300, 600):
+        rig.pump.offer(each)
+    await asyncio.to_thread(own_redis.start)
+    await rig.redis.set(rig.keys.epoch, rig.lease.epoch)  # `everysec` may have lost the last second
+    numbers = [int(read.headers["Number"]) for read in await rig.out()]
+    assert numbers[-300:] == list(range(300, 600))
+    assert len(set(numbers)) == len(numbers)
+    assert len(first) == 300
+    await rig.close()

@@ -1,0 +1,124 @@
+"""Who may send now: the lease on real servers."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+from structlog.testing import capture_logs
+
+from tests.servers import RedisServer
+from tests.workers.worker_process import Desk, eventually, soon
+from workers.clock import ServerClock
+from workers.config import Settings
+from workers.lease import Lease, LeaseLost
+from workers.redis_client import connect
+
+
+@contextlib.asynccontextmanager
+async def holding(url: str, name: str = "one", lease_s: float = 1.0) -> AsyncIterator[Lease]:
+    """A lease that is not acquired yet, on a connection of its own."""
+    redis = connect(url)
+    try:
+        yield Lease(redis, Settings(redis=url, server="pbx1", name=name, lease_s=lease_s), ServerClock())
+    finally:
+        await redis.aclose()
+
+
+async def test_the_first_holder_begins_the_first_epoch(redis_url: str) -> None:
+    async with holding(redis_url) as lease, Desk(redis_url) as desk:
+        await soon(lease.acquire())
+        assert lease.epoch == 1
+        assert lease.is_valid
+        assert await desk.redis.get(desk.keys.epoch) == b"1"
+        life_ms = await desk.redis.pttl(desk.keys.lease)
+        assert 0 < life_ms <= 1000
+
+
+async def test_it_is_not_relied_on_for_its_whole_life(redis_url: str) -> None:
+    async with holding(redis_url) as lease, Desk(redis_url) as desk:
+        await soon(lease.acquire())
+        await eventually(lambda: not lease.is_valid)
+        assert await desk.redis.pttl(desk.keys.lease) > 100
+
+
+async def test_a_second_worker_stands_by_until_it_is_given_back(redis_url: str) -> None:
+    async with holding(redis_url) as lease, holding(redis_url, "two") as standby, Desk(redis_url) as desk:
+        await soon(lease.acquire())
+        with capture_logs() as logs:
+            waiting = asyncio.create_task(standby.acquire())
+            await eventually(lambda: logs)
+            for _ in range(6):  # longer than the lease's life, while it is renewed
+                await lease.renew({"state": "connected"})
+                await asyncio.wait([waiting], timeout=0.2)
+            assert not waiting.done()
+            await lease.release()
+            await soon(waiting, 0.5)
+        assert [line["event"] for line in logs] == ["standing by: another worker serves this server", "lease taken"]
+        assert logs[0]["holder"] == "one"
+        assert standby.epoch == 2
+        assert await desk.redis.exists(desk.keys.worker) == 0
+
+
+async def test_a_lease_that_nobody_renews_is_taken_over_and_its_holder_is_fenced(redis_url: str) -> None:
+    async with holding(redis_url) as lease, holding(redis_url, "two") as standby:
+        await soon(lease.acquire())
+        await soon(standby.acquire(), 1.0 + 1.0)
+        with pytest.raises(LeaseLost):
+            await lease.renew({"state": "connected"})
+        assert not lease.is_valid
+        await lease.release()  # must not take the other's
+        await standby.renew({"state": "connected"})
+
+
+async def test_a_redis_that_lost_its_memory_hands_out_no_epoch_twice(redis_url: str) -> None:
+    async with holding(redis_url) as lease, Desk(redis_url) as desk:
+        await desk.redis.set(desk.keys.epoch, 41)
+        await soon(lease.acquire())
+        assert lease.epoch == 42
+        await desk.redis.flushall()
+        with pytest.raises(LeaseLost):
+            await lease.renew({"state": "connected"})
+        await soon(lease.acquire())
+        assert lease.epoch == 43
+
+
+async def test_the_heartbeat_ends_soon_after_its_worker(redis_url: str) -> None:
+    async with holding(redis_url) as lease, Desk(redis_url) as desk:
+        await soon(lease.acquire())
+        await lease.renew({"state": "connected", "queued": 3})
+        beat = await desk.heartbeat()
+        seconds, microseconds = await desk.redis.time()
+        assert beat.pop("heartbeat_at") <= f"{seconds}.{microseconds:06d}"
+        assert beat == {"state": "connected", "queued": "3"}
+        assert 0 < await desk.redis.pttl(desk.keys.worker) <= 3000
+
+
+async def test_an_expired_lease_that_nobody_took_is_renewed(redis_url: str) -> None:
+    async with holding(redis_url) as lease, Desk(redis_url) as desk:
+        await soon(lease.acquire())
+        await desk.redis.delete(desk.keys.lease)
+        await lease.renew({"state": "connected"})
+        assert lease.is_valid
+        assert await desk.redis.exists(desk.keys.lease) == 1
+
+
+async def test_giving_back_while_redis_is_away_is_no_error(own_redis: RedisServer) -> None:
+    async with holding(own_redis.url) as lease:
+        await soon(lease.acquire())
+        own_redis.kill()
+        with capture_logs() as logs:
+            await soon(lease.release())
+        assert [line["event"] for line in logs] == ["the lease was not given back: redis is away"]
+        assert not lease.is_valid
+
+
+async def test_a_redis_that_comes_later_is_waited_for(own_redis: RedisServer) -> None:
+    own_redis.kill()
+    async with holding(own_redis.url) as lease:
+        with capture_logs() as logs:
+            waiting = asyncio.create_task(lease.acquire())
+            await eventually(lambda: logs)
+            await asyncio.to_thread(own_redis.start)
+            await soon(waiting)
+        assert [line["event"] for line in logs] == ["redis is away", "redis is back", "lease taken"]

@@ -1,0 +1,235 @@
+"""What was in flight when a worker was lost, found by the next one. The workers here end as a crash ends them."""
+
+import contextlib
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+from structlog.testing import capture_logs
+
+from broker.keys import ACTIONS, GROUP, LANES, URGENT
+from tests.workers.worker_process import USERS, Desk, eventually, make_settings, running_worker
+from workers.simulated import SimulatedAsterisk
+
+
+@pytest.fixture
+async def asterisk() -> AsyncIterator[SimulatedAsterisk]:
+    async with SimulatedAsterisk(users=USERS, seed=3) as simulated:
+        yield simulated
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    redis_url: str, asterisk: SimulatedAsterisk, name: str, *, connected: bool = True, **settings: object
+) -> AsyncIterator[Desk]:
+    """A worker of that name, lost without a word at the end."""
+    made = make_settings(redis_url, asterisk, name=name, **settings)
+    async with running_worker(made, connected=connected), Desk(redis_url) as desk:
+        yield desk
+
+
+async def is_settled_by(desk: Desk, entries: int) -> bool:
+    return await desk.backlog() == 0 and len(await desk.lines(desk.keys.results)) == entries
+
+
+async def has_pending(desk: Desk, entries: int) -> bool:
+    return await desk.pending() == entries
+
+
+@pytest.mark.parametrize("lane", LANES)
+async def test_a_change_under_way_is_unknown_and_not_sent_again(
+    redis_url: str, asterisk: SimulatedAsterisk, lane: str
+) -> None:
+    asterisk.faults.lose_response("a1")
+    async with serving(redis_url, asterisk, "first") as desk:
+        await desk.add("Setvar", "a1", lane=lane, Variable="x", Value="1", Bus_Reply="me", Bus_Tag="t")
+        await eventually(lambda: asterisk.writes("a1"))
+        assert (await desk.record("a1"))["state"] == "sending"
+    async with Desk(redis_url) as desk, desk.listening(desk.keys.reply("me")) as ear:
+        async with serving(redis_url, asterisk, "second"):
+            (result,) = await ear.results()
+        assert (result.state, result.error_code, result.tag) == ("unknown", "worker-lost", "t")
+        record = await desk.record("a1")
+        assert (record["state"], record["worker"]) == ("unknown", "first")
+        assert await is_settled_by(desk, 1)
+    assert asterisk.write_counts()["a1"] == 1
+
+
+async def test_a_change_under_way_is_known_even_where_the_group_forgot_it(
+    redis_url: str, asterisk: SimulatedAsterisk
+) -> None:
+    asterisk.faults.lose_response("a1")
+    async with serving(redis_url, asterisk, "first") as desk:
+        await desk.add("Setvar", "a1", Variable="x", Value="1")
+        await eventually(lambda: asterisk.writes("a1"))
+    async with Desk(redis_url) as desk:
+        await desk.redis.xgroup_destroy(desk.keys.actions, GROUP)
+    async with serving(redis_url, asterisk, "second") as desk:  # to the new group the entry is new
+        assert (await desk.settled("a1"))["error_code"] == "worker-lost"
+    assert asterisk.write_counts()["a1"] == 1
+
+
+async def test_it_is_told_even_while_asterisk_is_away(redis_url: str, asterisk: SimulatedAsterisk) -> None:
+    asterisk.faults.lose_response("a1")
+    async with serving(redis_url, asterisk, "first") as desk:
+        await desk.add("Setvar", "a1", Variable="x", Value="1")
+        await eventually(lambda: asterisk.writes("a1"))
+    await asterisk.stop()
+    async with serving(redis_url, asterisk, "second", connected=False) as desk:
+        assert (await desk.settled("a1"))["error_code"] == "worker-lost"
+    await asterisk.start()
+
+
+async def test_a_read_under_way_is_repeated(redis_url: str, asterisk: SimulatedAsterisk) -> None:
+    asterisk.faults.lose_response("a1")
+    async with serving(redis_url, asterisk, "first") as desk:
+        await desk.add("CoreShowChannels", "a1")
+        await eventually(lambda: asterisk.writes("a1"))
+    async with serving(redis_url, asterisk, "second") as desk:
+        assert (await desk.settled("a1"))["state"] == "done"
+        assert await is_settled_by(desk, 1)
+    assert asterisk.write_counts()["a1"] == 2
+
+
+async def test_a_function_under_way_is_not_read_again(redis_url: str, asterisk: SimulatedAsterisk) -> None:
+    asterisk.faults.lose_response("a1")
+    async with serving(redis_url, asterisk, "first") as desk:
+        await desk.add("Getvar", "a1", Variable="CALLERID(num)")
+        await eventually(lambda: asterisk.writes("a1"))
+    async with serving(redis_url, asterisk, "second") as desk:
+        assert (await desk.settled("a1"))["error_code"] == "worker-lost"
+    assert asterisk.write_counts()["a1"] == 1
+
+
+async def test_what_was_never_begun_is_sent_once_and_in_order(redis_url: str, asterisk: SimulatedAsterisk) -> None:
+    asterisk.faults.lose_response("s0")
+    async with serving(redis_url, asterisk, "first") as desk:
+        for n in range(20):
+            await desk.add("Setvar", f"s{n}", Variable="x", Value=n)
+        await eventually(lambda: asterisk.writes("s0"))
+        await eventually(lambda: has_pending(desk, 20))
+    async with serving(redis_url, asterisk, "second") as desk:
+        for n in range(20, 30):
+            await desk.add("Setvar", f"s{n}", Variable="x", Value=n)
+        for n in range(1, 30):
+            assert (await desk.settled(f"s{n}"))["state"] == "done"
+        assert (await desk.settled("s0"))["state"] == "unknown"
+        await eventually(lambda: is_settled_by(desk, 30))
+    written = [each.action_id for each in asterisk.written if each.action == "Setvar"]
+    assert written == [f"s{n}" for n in range(30)]
+
+
+async def test_what_waited_past_its_deadline_is_expired(redis_url: str, asterisk: SimulatedAsterisk) -> None:
+    async with serving(redis_url, asterisk, "first", rate_calls=0.1) as desk:
+        await desk.originate("c0")
+        await desk.originate("c1", Bus_Deadline="+0.7")
+        await desk.settled("c0")
+    async with serving(redis_url, asterisk, "second", rate_calls=0.1) as desk:
+        assert (await desk.settled("c1"))["state"] == "expired"
+    assert not asterisk.writes("c1")
+
+
+async def test_a_call_that_was_up_is_followed_to_its_end(redis_url: str, asterisk: SimulatedAsterisk) -> None:
+    async with serving(redis_url, asterisk, "first") as desk:
+        await desk.originate("c1", Data="30")
+        await desk.reaches("c1", call="up", state="done")
+        channel = (await desk.record("c1"))["channel"]
+    async with serving(redis_url, asterisk, "second") as desk:
+        assert (await desk.record("c1"))["call"] == "up"
+        await desk.add("Hangup", "h1", Channel=channel, Cause="16")
+        record = await desk.reaches("c1", call="ended")
+        assert record["cause"] == "16"
+        assert not await desk.events("BusCallEnded")
+        hangups = [event for event in await desk.events("Hangup") if event.action_ids == ["c1"]]
+        assert len(hangups) == 2
+
+
+async def test_a_call_that_ended_unseen_is_ended_in_its_record(redis_url: str, asterisk: SimulatedAsterisk) -> None:
+    async with serving(redis_url, asterisk, "first") as desk:
+        await desk.originate("c1", Data="30")
+        await desk.reaches("c1", call="up", state="done")
+    asterisk.switch.live[0].hang_up(asterisk.switch.legs[0], 16)
+    async with serving(redis_url, asterisk, "second") as desk:
+        await desk.reaches("c1", call="ended")
+        assert 3000 < await desk.redis.ttl(desk.keys.action("c1")) <= 3600
+        (ended,) = await desk.events("BusCallEnded")
+        assert ended.action_ids == ["c1"]
+        assert await desk.redis.hgetall(desk.keys.legs) == {}
+
+
+async def test_a_call_that_rings_while_the_worker_is_lost(redis_url: str, asterisk: SimulatedAsterisk) -> None:
+    async with serving(redis_url, asterisk, "first") as desk:
+        await desk.originate("c1", "noanswer", Timeout="20000")
+        await desk.reaches("c1", state="sent", call="dialing")
+    async with serving(redis_url, asterisk, "second") as desk:
+        assert (await desk.settled("c1"))["error_code"] == "worker-lost"
+        asterisk.switch.live[0].hang_up(asterisk.switch.legs[0], 16)
+        await desk.reaches("c1", call="ended", state="unknown")
+        assert await desk.redis.hgetall(desk.keys.legs) == {}
+    assert asterisk.write_counts()["c1"] == 1
+
+
+async def test_an_entry_that_vanished_is_told_of(redis_url: str, asterisk: SimulatedAsterisk) -> None:
+    async with Desk(redis_url) as desk:
+        await desk.redis.xgroup_create(desk.keys.actions, GROUP, id="0", mkstream=True)
+        entry = await desk.add("Setvar", "a1", Variable="x", Value="1")
+        await desk.redis.xreadgroup(GROUP, "lost", {desk.keys.actions: ">"})
+        await desk.redis.xdel(desk.keys.actions, entry)
+    with capture_logs() as logs:
+        async with serving(redis_url, asterisk, "second") as desk:
+            assert (await desk.settled(entry))["error_code"] == "entry-lost"
+            assert await desk.pending() == 0
+            (line,) = await desk.lines(desk.keys.results)
+            assert (line["entry"], line["error_code"]) == (entry, "entry-lost")
+    assert [line["entry"] for line in logs if line["log_level"] == "error"] == [entry]
+    assert not asterisk.writes("a1")
+
+
+async def take_over(redis_url: str, state: str, *fields: tuple[str, str], lane: str = ACTIONS) -> str:
+    """An entry that a worker had got, and perhaps begun, before it was lost; as it stands on Redis."""
+    async with Desk(redis_url) as desk:
+        await desk.redis.xgroup_create(desk.keys.lane(lane), GROUP, id="0", mkstream=True)
+        entry = await desk.add_fields(*fields, lane=lane)
+        await desk.redis.xreadgroup(GROUP, "lost", {desk.keys.lane(lane): ">"})
+        if state:
+            record = {"state": state, "entry": entry, "lane": lane, "epoch": "7", "sending_at": f"{time.time():.6f}"}
+            await desk.redis.hset(desk.keys.action("a1"), mapping=record)
+    return entry
+
+
+async def test_what_a_worker_with_other_rules_had_begun_stops_nothing(
+    redis_url: str, asterisk: SimulatedAsterisk
+) -> None:
+    await take_over(redis_url, "sending", ("Action", "Originate"), ("ActionID", "a1"), ("Timeout", "never"))
+    async with serving(redis_url, asterisk, "second") as desk:
+        assert (await desk.settled("a1"))["error_code"] == "worker-lost"
+        await desk.add("Ping", "a2")
+        assert (await desk.settled("a2"))["state"] == "done"
+
+
+@pytest.mark.parametrize("state", ["done", "failed", "unknown", "rejected"])
+async def test_what_was_settled_but_not_acknowledged_is_only_acknowledged(
+    redis_url: str, asterisk: SimulatedAsterisk, state: str
+) -> None:
+    await take_over(redis_url, state, ("Action", "Setvar"), ("ActionID", "a1"), ("Variable", "x"))
+    async with serving(redis_url, asterisk, "second") as desk:
+        await eventually(desk.backlog_is_empty)
+        assert await desk.pending() == 0
+        assert (await desk.record("a1"))["state"] == state
+        assert await desk.lines(desk.keys.results) == []
+    assert not asterisk.writes("a1")
+
+
+@pytest.mark.parametrize("lane", LANES)
+async def test_what_was_read_and_never_begun_is_sent(redis_url: str, asterisk: SimulatedAsterisk, lane: str) -> None:
+    await take_over(redis_url, "", ("Action", "Setvar"), ("ActionID", "a1"), ("Variable", "x"), lane=lane)
+    async with serving(redis_url, asterisk, "second") as desk:
+        assert (await desk.settled("a1"))["state"] == "done"
+    assert asterisk.write_counts()["a1"] == 1
+
+
+async def test_a_malformed_entry_that_was_read_is_refused(redis_url: str, asterisk: SimulatedAsterisk) -> None:
+    entry = await take_over(redis_url, "", ("Channel", "x"), lane=URGENT)
+    async with serving(redis_url, asterisk, "second") as desk:
+        assert (await desk.settled(f"u.{entry}"))["error_code"] == "malformed"
+        assert await desk.pending() == 0
