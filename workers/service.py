@@ -229,19 +229,23 @@ class Tenure:
             except (ConnectionLost, AnswerTimeout):
                 await asyncio.sleep(RESUME_RETRY_S)  # the session comes back, or Asterisk is away again
                 continue
-            self._welcome(core)
+            alive = known | awaited  # where Asterisk does not say, nothing is taken for gone
             if channels is not None and channels.failure is None:
-                alive = {event.headers.get("Uniqueid") for event in channels.answer.events}
-                self._end_unseen(known - alive)
-                self._calls.lose(awaited - alive, ConnectionLost("nobody saw how its call ended"))
+                alive = {event.headers.get("Uniqueid") or "" for event in channels.answer.events}
+            self._welcome(core, known - alive)
+            self._calls.lose(awaited - alive, ConnectionLost("nobody saw how its call ended"))
             self._set_state("connected")
             self._schedule.open(self._sessions.present & WINDOWS.keys())
             return
 
-    def _welcome(self, core: Exchange) -> None:
+    def _welcome(self, core: Exchange, gone: set[str]) -> None:
+        """Tell of Asterisk's return, of the gap, and of the legs that were hung up in it."""
         response = core.answer.response
         named = response.headers.get("AsteriskVersion") if response is not None else None
         self._asterisk = named or self._sessions.banner
+        endings = self._calls.end_unseen(gone)
+        for note in (note for note, ended in endings if ended is None):
+            self._pump.note(note)
         pump, settings = self._pump, self._settings
         pump.announce("BusConnected", asterisk=self._asterisk, address=settings.ami, worker=settings.name)
         if self._away_since:
@@ -249,15 +253,9 @@ class Tenure:
             # How many there were nobody knows: Asterisk does not keep them for those who are away.
             pump.announce("BusGap", reason=self._away_why, since=since, until=until, dropped="")
             self._away_since = 0.0
-
-    def _end_unseen(self, legs: set[str]) -> None:
-        for note, ended in self._calls.end_unseen(legs):
-            if ended is None:
-                self._pump.note(note)
-            else:
-                self._pump.announce(
-                    "BusCallEnded", [ended], [note], action_id=ended, reason="ended while nobody watched"
-                )
+        for note, ended in endings:
+            if ended is not None:
+                pump.announce("BusCallEnded", [ended], [note], action_id=ended, reason="ended while nobody watched")
 
     def _on_away(self, role: str, _why: str) -> None:
         if role != EVENTS:

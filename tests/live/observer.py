@@ -1,0 +1,83 @@
+"""An independent look at Asterisk: an AMI session of the test's own, parsed without the project's AMI code."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from tests.lab import LabAsterisk
+from tests.lab.session import Session, logged_in
+
+HeaderMap = dict[str, str | list[str]]
+
+
+class Observer:
+    """Sees every event that its user may read."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    @property
+    def events(self) -> list[HeaderMap]:
+        """The events so far, in order, as the contract shapes them: a repeated header is a list."""
+        blocks = bytes(self.session.received).split(b"\r\n\r\n")
+        return [_headers(block) for block in blocks[:-1] if block.startswith(b"Event: ")]
+
+    def named(self, name: str, **headers: str) -> list[HeaderMap]:
+        """The events of that name with these headers."""
+        return [
+            event
+            for event in self.events
+            if event["Event"] == name and all(event.get(key) == value for key, value in headers.items())
+        ]
+
+    def of_call(self, legs: set[str], action_id: str) -> list[HeaderMap]:
+        """The events that the contract gives to an action with these legs."""
+        return [event for event in self.events if _names_any(event, legs) or _answers(event, action_id)]
+
+    async def until(self, name: str, **headers: str) -> HeaderMap:
+        """Read until such an event is here."""
+        async with asyncio.timeout(20):
+            while not (found := self.named(name, **headers)):
+                await self.session.wait_for(b"Event: ", start=len(self.session.received))
+        return found[0]
+
+    async def originate(self, channel_id: str, *headers: str) -> None:
+        """Place a call that the bus knows nothing of."""
+        answer = await self.session.action("Originate", "Async: true", f"ChannelId: {channel_id}", *headers)
+        assert b"Response: Success" in answer
+
+
+@asynccontextmanager
+async def observing(asterisk: LabAsterisk, user: str = "observer") -> AsyncIterator[Observer]:
+    """Sees everything; as user `amibus-events`, exactly what the worker sees."""
+    async with logged_in(asterisk, user, events="on") as session:
+        yield Observer(session)
+
+
+def _headers(block: bytes) -> HeaderMap:
+    headers: HeaderMap = {}
+    for line in block.split(b"\r\n"):
+        name, _, value = _text(line).partition(": ")
+        known = headers.get(name)
+        if known is None:
+            headers[name] = value
+        else:
+            headers[name] = [*known, value] if isinstance(known, list) else [known, value]
+    return headers
+
+
+def _text(line: bytes) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        return line.decode("latin-1")
+
+
+def _names_any(event: HeaderMap, legs: set[str]) -> bool:
+    return any(
+        value in legs for name, value in event.items() if isinstance(value, str) and name.lower().endswith("uniqueid")
+    )
+
+
+def _answers(event: HeaderMap, action_id: str) -> bool:
+    return event["Event"] == "OriginateResponse" and event.get("ActionID") == action_id

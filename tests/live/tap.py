@@ -1,0 +1,98 @@
+"""A relay between the worker and Asterisk that keeps what the worker wrote: the proof of what did and did not reach
+AMI."""
+
+import socket
+import threading
+from types import TracebackType
+from typing import Self
+
+CHUNK_BYTES = 65_536
+
+
+class Tap:
+    """Relays every connection to one AMI port. In threads of its own, for a test's event loop stands still between
+    tests."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = (host, port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._written: list[bytearray] = []
+        self._sockets: list[socket.socket] = []
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._accepting.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # shutdown wakes the thread that waits in accept, close alone does not
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._accepting.join(10)
+        self._listener.close()
+        for each in self._sockets:
+            each.close()
+
+    @property
+    def address(self) -> str:
+        """Where the worker is to find Asterisk."""
+        host, port = self._listener.getsockname()
+        return f"{host}:{port}"
+
+    @property
+    def written(self) -> bytes:
+        """All that was written to Asterisk, session by session."""
+        return b"".join(bytes(session) for session in self._written)
+
+    def actions(self, action_id: str) -> list[bytes]:
+        """The actions written with that ActionID, whole blocks."""
+        blocks = self.written.split(b"\r\n\r\n")
+        return [block for block in blocks if f"ActionID: {action_id}".encode() in block.split(b"\r\n")]
+
+    def _accept(self) -> None:
+        relays = []
+        while True:
+            try:
+                worker, _ = self._listener.accept()
+            except OSError:
+                break
+            try:
+                asterisk = socket.create_connection(self._target)
+            except OSError:
+                worker.close()  # Asterisk is away: the worker finds the same
+                continue
+            written = bytearray()
+            self._written.append(written)
+            self._sockets += [worker, asterisk]
+            for thread in (
+                threading.Thread(target=_relay, args=(worker, asterisk, written), daemon=True),
+                threading.Thread(target=_relay, args=(asterisk, worker, bytearray()), daemon=True),
+            ):
+                thread.start()
+                relays.append(thread)
+        for each in self._sockets:
+            _shut(each)
+        for thread in relays:
+            thread.join(10)
+
+
+def _relay(source: socket.socket, target: socket.socket, kept: bytearray) -> None:
+    while True:
+        try:
+            data = source.recv(CHUNK_BYTES)
+            kept += data
+            target.sendall(data)
+        except OSError:
+            break
+        if not data:
+            break
+    _shut(source)
+    _shut(target)
+
+
+def _shut(each: socket.socket) -> None:
+    try:
+        each.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return  # the other side has done it
