@@ -75,7 +75,7 @@ class Desk:
 
     async def mark(self, *jobs: Job, probe: bool = False) -> list[str]:
         items = [self.records.mark(job, probe=probe) for job in jobs]
-        verdicts = await self.scripts["mark_sending"](self.redis, self.epoch, self.publish, items)
+        verdicts = await self.scripts["mark_sending"](self.redis, self.epoch, self.publish, "w1", items)
         for job, (verdict, at) in zip(jobs, verdicts, strict=False):
             if verdict == b"sending":
                 job.sending_at = float(at)

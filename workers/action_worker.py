@@ -34,6 +34,9 @@ from workers.sessions import Sessions
 REPEATS: Final = 3
 """How often a read-only action is asked again when its session was lost under it."""
 
+DEPTH: Final = 2
+"""Script calls of a kind under way at once: Redis is at one while this worker makes the next."""
+
 WORKER_LOST: Final = Outcome(
     State.UNKNOWN,
     code=ErrorCode.WORKER_LOST,
@@ -57,6 +60,7 @@ class ActionWorker:
         self, redis: "Redis", settings: Settings, *, lease: Lease, clock: ServerClock, sessions: Sessions,
         schedule: Schedule, calls: Calls, reader: Reader, publish: str,
     ) -> None:  # fmt: skip
+        self._loop = asyncio.get_running_loop()
         self._redis = redis
         self._settings = settings
         self._lease = lease
@@ -69,14 +73,14 @@ class ActionWorker:
         self._policy = Policy(settings.allow)
         self._records = Records(settings)
         self._scripts = {name: Script(name, settings.keys) for name in ("mark_sending", "mark_sent", "settle")}
-        self._marks: Batch[Item, tuple[str, float]] = Batch("marking", self._send_marks)
+        self._marks: Batch[Item, tuple[str, float]] = Batch("marking", self._send_marks, DEPTH)
         self._sents: Batch[Item, None] = Batch("marking sent", self._send_sents)
-        self._settles: Batch[Item, str] = Batch("settling", self._send_settles)
+        self._settles: Batch[Item, str] = Batch("settling", self._send_settles, DEPTH)
         self._held: dict[str, dict[str, asyncio.Task[None]]] = {lane: {} for lane in LANES}
-        self._begun: set[asyncio.Task[None] | None] = set()
-        """The tasks of entries that have had their turn: they may have been written."""
+        self._begun: set[tuple[str, str]] = set()
+        """The entries (lane, id) that have had their turn: they may have been written."""
         self._room = asyncio.Event()
-        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._failure: asyncio.Future[None] = self._loop.create_future()
         """What a task could not cope with."""
         self._log_quietly = log.bind().debug
         """Bound once: it is called for every action, nearly always to no effect."""
@@ -104,7 +108,7 @@ class ActionWorker:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 await asyncio.sleep(0)  # a turn that was just granted begins in this
-                while begun := [task for held in self._held.values() for task in held.values() if task in self._begun]:
+                while begun := [self._held[lane][entry] for lane, entry in self._begun]:
                     log.info("draining", in_flight=len(begun), limit_s=limit_s)
                     await asyncio.wait(begun)
         await self.stop()
@@ -123,7 +127,7 @@ class ActionWorker:
         for request in requests:
             held = self._held[request.lane]
             if request.entry not in held:
-                task = asyncio.create_task(self._hold(request), name=request.entry)
+                task = self._loop.create_task(self._hold(request), name=request.entry)
                 held[request.entry] = task
 
     async def take_missed(self, lane: str) -> None:
@@ -152,8 +156,6 @@ class ActionWorker:
                     await self._reader.doorbell(lanes)
 
     async def _hold(self, request: Request) -> None:
-        task = asyncio.current_task()
-        assert task is not None
         try:
             await self.handle(request)
         except Exception as error:
@@ -162,7 +164,7 @@ class ActionWorker:
                 self._failure.set_exception(error)
             return
         finally:
-            self._begun.discard(task)
+            self._begun.discard((request.lane, request.entry))
         del self._held[request.lane][request.entry]
         self._room.set()
 
@@ -195,7 +197,7 @@ class ActionWorker:
         turn = await self._schedule.turn(job.session, job.cost, job.request.deadline)
         try:
             if turn is not None:
-                self._begun.add(asyncio.current_task())
+                self._begun.add((job.request.lane, job.request.entry))
             verdict, at = await self.mark_sending(job, probe=turn is None)
             if verdict == "sending":
                 job.sending_at = at
@@ -207,7 +209,7 @@ class ActionWorker:
             await self.settle(job.request, outcome, job)
         if outcome is not Next.AGAIN:
             return True
-        self._begun.discard(asyncio.current_task())
+        self._begun.discard((job.request.lane, job.request.entry))
         return False
 
     async def mark_sending(self, job: Job, *, probe: bool) -> tuple[str, float]:
@@ -333,7 +335,8 @@ class ActionWorker:
             )  # fmt: skip
 
     async def _send_marks(self, items: list[Item]) -> list[tuple[str, float]]:
-        verdicts = await self._scripts["mark_sending"](self._redis, self._lease.epoch, self._publish, items)
+        script, settings = self._scripts["mark_sending"], self._settings
+        verdicts = await script(self._redis, self._lease.epoch, self._publish, settings.name, items)
         if not verdicts:
             raise LeaseLost(f"epoch {self._lease.epoch} is over")
         return [(verdict.decode(), float(at)) for verdict, at in verdicts]

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import structlog
 from redis.exceptions import (
@@ -76,17 +76,21 @@ async def until_done(what: str, call: Callable[[], Awaitable[Any]]) -> Any:
 
 
 class Batch(Generic[Item, Verdict]):
-    """Gathers items into calls of at most `MAX_BATCH`, one call at a time, in the order in which they came.
+    """Gathers items into calls of at most `MAX_BATCH`, and answers in the order in which they came.
 
     `send` gets a list of items and returns as many verdicts. It is repeated while Redis is away, so it must be safe to
-    repeat; any other error of it is raised to each of the callers concerned.
+    repeat; any other error of it is raised to each of the callers concerned. With a `depth` of more than 1, so many
+    calls are under way at once: while Redis is at one, the next is made.
     """
 
-    def __init__(self, what: str, send: Callable[[list[Item]], Awaitable[list[Verdict]]]) -> None:
+    def __init__(self, what: str, send: Callable[[list[Item]], Awaitable[list[Verdict]]], depth: int = 1) -> None:
         self._what = what
         self._send = send
+        self._depth = depth
+        # Asked for once: each asking is a system call (getpid), and this is done for every action.
+        self._loop = asyncio.get_running_loop()
         self._waiting: deque[tuple[Item, asyncio.Future[Verdict]]] = deque()
-        self._task: asyncio.Task[None] | None = None
+        self._calls: deque[asyncio.Task[None]] = deque()
 
     async def add(self, item: Item) -> Verdict:
         """Hand an item in; return the verdict on it."""
@@ -94,41 +98,46 @@ class Batch(Generic[Item, Verdict]):
 
     def put(self, item: Item) -> asyncio.Future[Verdict]:
         """Hand an item in without waiting."""
-        future: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Verdict] = self._loop.create_future()
         self._waiting.append((item, future))
-        if self._task is None:
-            self._task = asyncio.create_task(self._flush(), name=f"batch {self._what}")
+        if len(self._calls) < self._depth:
+            self._begin()
         return future
-
-    async def drain(self) -> None:
-        """Wait until everything handed in has gone out."""
-        if self._task is not None:
-            await asyncio.wait([self._task])
 
     def close(self) -> None:
         """Give up what has not gone out."""
-        if self._task is not None:
-            self._task.cancel()
+        for call in self._calls:
+            call.cancel()
+        self._give_up()
 
-    async def _flush(self) -> None:
+    def _begin(self) -> None:
+        previous = self._calls[-1] if self._calls else None
+        self._calls.append(self._loop.create_task(self._call(previous), name=f"batch {self._what}"))
+
+    async def _call(self, previous: asyncio.Task[None] | None) -> None:
+        # Only now, when this turn of the loop has handed in all that it had.
+        batch = [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
         try:
-            while self._waiting:
-                batch = [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
-                await self._send_batch(batch)
+            if batch:
+                await self._send_batch(batch, previous)
         finally:
-            self._task = None
-            for _, future in self._waiting:
-                future.cancel()
-            self._waiting.clear()
+            self._calls.remove(cast("asyncio.Task[None]", asyncio.current_task()))
+            if self._waiting and len(self._calls) < self._depth:
+                self._begin()
 
-    async def _send_batch(self, batch: list[tuple[Item, asyncio.Future[Verdict]]]) -> None:
+    async def _send_batch(
+        self, batch: list[tuple[Item, asyncio.Future[Verdict]]], previous: asyncio.Task[None] | None
+    ) -> None:
         items = [item for item, _ in batch]
         try:
             verdicts = await until_done(self._what, lambda: self._send(items))
             answered = list(zip(batch, verdicts, strict=True))
+            if previous is not None and not previous.done():
+                await asyncio.wait([previous])  # whose callers came first
         except asyncio.CancelledError:
             for _, future in batch:
                 future.cancel()
+            self._give_up()
             raise
         except Exception as error:
             for _, future in batch:
@@ -138,3 +147,8 @@ class Batch(Generic[Item, Verdict]):
         for (_, future), verdict in answered:
             if not future.done():
                 future.set_result(verdict)
+
+    def _give_up(self) -> None:
+        for _, future in self._waiting:
+            future.cancel()
+        self._waiting.clear()

@@ -65,7 +65,7 @@ class Connection(asyncio.Protocol):
     """A session that has logged in. Asterisk serves it serially: actions are answered in the order of writing."""
 
     def __init__(self, role: str, on_event: Callable[[Event], None] | None = None) -> None:
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         self.role = role
         self.lost: asyncio.Future[str] = loop.create_future()
         """Resolves with the reason when the session is over."""
@@ -126,7 +126,7 @@ class Connection(asyncio.Protocol):
             raise ConnectionLost(self.lost.result(), written=False)
         data = self._protocol.send_action(action)
         assert action.action_id is not None
-        future: asyncio.Future[Exchange] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Exchange] = self._loop.create_future()
         if not self._waiters:
             self._head_since = time.monotonic()
         self._waiters[action.action_id] = _Waiter(future, timeout_s, on_response)
@@ -150,7 +150,7 @@ class Connection(asyncio.Protocol):
     def _write(self, data: bytes) -> None:
         # What is asked for in one turn of the loop goes out in one system call.
         if not self._out:
-            asyncio.get_running_loop().call_soon(self._flush)
+            self._loop.call_soon(self._flush)
         self._out.append(data)
 
     def _flush(self) -> None:
@@ -237,12 +237,12 @@ class Connection(asyncio.Protocol):
 
     def _start(self) -> None:
         self._heard_at = time.monotonic()
-        self._ticker = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+        self._ticker = self._loop.call_later(TICK_S, self._tick)
 
     def _tick(self) -> None:
         if self.lost.done():
             return
-        self._ticker = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+        self._ticker = self._loop.call_later(TICK_S, self._tick)
         now = time.monotonic()
         if self._waiters:
             action_id, head = next(iter(self._waiters.items()))
@@ -262,7 +262,7 @@ class Connection(asyncio.Protocol):
     def _ping(self) -> None:
         self._pings += 1
         action_id = f"0-{self._pings}"  # the form of an entry id, which no producer may give
-        future: asyncio.Future[Exchange] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Exchange] = self._loop.create_future()
         future.add_done_callback(_look)
         self._head_since = time.monotonic()
         self._waiters[action_id] = _Waiter(future, PING_TIMEOUT_S, None)

@@ -43,8 +43,6 @@ class Job:
     """An Originate's ChannelId, which becomes the Uniqueid of its channel."""
     outcome_timeout_s: float = 0.0
     """How long the OriginateResponse is waited for."""
-    base: list[str | bytes] | None = None
-    """The first fields of its record, once they are made."""
     sending_at: float | None = None
     """Redis' time of its mark; None: not marked by this worker."""
     again: bool = False

@@ -39,8 +39,6 @@ class Records:
     def mark(self, job: Job, *, probe: bool = False) -> Item:
         """For `mark_sending`."""
         request = job.request
-        if job.base is None:
-            job.base = self.base(request)
         return {
             "id": request.action_id,
             "lane": request.lane,
@@ -51,7 +49,11 @@ class Records:
             "channel_id": job.channel_id or "",
             "probe": int(probe),
             "again": int(job.again),
-            "fields": job.base,
+            "action": _name(request),
+            "producer": request.producer,
+            "queued_at": f"{request.queued_at:.6f}",
+            "request": _request(request),
+            "extra": _extra(request),
         }
 
     def sent(self, job: Job, response: Response, at: float) -> Item:
@@ -90,22 +92,18 @@ class Records:
             "queued_at": f"{request.queued_at:.6f}",
             "settled_at": settled_at,
             "base": self.base(request) if whole or sending_at is None else [],
-            "fields": _final_fields(outcome, settled_at, message),
+            "fields": _final_fields(outcome),
             "dead": _dead(request, outcome) if outcome.state is State.REJECTED else [],
         }
 
     def base(self, request: Request) -> list[str | bytes]:
-        """The record's first fields."""
+        """The record's first fields, as `mark_sending` writes them."""
         fields: list[str | bytes] = [
             "action", _name(request), "lane", request.lane, "entry", request.entry, "producer", request.producer,
             "fingerprint", request.fingerprint, "worker", self._worker, "queued_at", f"{request.queued_at:.6f}",
             "request", _request(request),
         ]  # fmt: skip
-        if request.tag:
-            fields += ["tag", request.tag]
-        if request.traceparent:
-            fields += ["traceparent", request.traceparent]
-        return fields
+        return fields + _extra(request)
 
     def _result(self, request: Request, outcome: Outcome, at: float, sending_at: float | None) -> Result:
         return Result(
@@ -135,8 +133,19 @@ def _response_fields(response: Headers | None) -> list[str | bytes]:
     return fields if message is None else [*fields, "message", message]
 
 
-def _final_fields(outcome: Outcome, settled_at: str, message: bytes) -> list[str | bytes]:
-    fields = ["state", outcome.state, "settled_at", settled_at, "result", message, *_response_fields(outcome.response)]
+def _extra(request: Request) -> list[str | bytes]:
+    """The fields that only some requests have."""
+    fields: list[str | bytes] = []
+    if request.tag:
+        fields += ["tag", request.tag]
+    if request.traceparent:
+        fields += ["traceparent", request.traceparent]
+    return fields
+
+
+def _final_fields(outcome: Outcome) -> list[str | bytes]:
+    """The last fields beside `state`, `settled_at` and `result`, which the script has from elsewhere."""
+    fields = _response_fields(outcome.response)
     if outcome.code is not None:
         fields += ["error_code", outcome.code, "error", outcome.message or ""]
     if outcome.reason is not None:  # an Originate's

@@ -17,7 +17,7 @@ READS: Final = "reads"
 COSTS: Final = (CALLS, CHANGES, READS)
 """The classes that have a rate of their own: call-making, otherwise state-changing, read-only."""
 
-WINDOWS: Final = {"urgent": 1, "write": 1, "read": 256}
+WINDOWS: Final = {"urgent": 1, "write": 1, "read": 512}
 """Actions under way per session. State-changing ones go singly: after a crash only what was on its way is in doubt.
 Read-only ones are pipelined, since Asterisk answers in order and they can be repeated."""
 
@@ -52,6 +52,7 @@ class Schedule:
         # Urgent comes first in both: where a rate is short, a Hangup overtakes thousands of queued Originates.
         self._queues = {session: {cost: deque[Turn]() for cost in COSTS} for session in WINDOWS}
         self._numbers = count()
+        self._loop = asyncio.get_running_loop()
         self._free = dict(WINDOWS)
         self._open: set[str] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -64,7 +65,7 @@ class Schedule:
         queue = self._queues[session][cost]
         if not queue and self._may_go(turn):
             return turn
-        turn.granted = asyncio.get_running_loop().create_future()
+        turn.granted = self._loop.create_future()
         queue.append(turn)
         self.waiting += 1
         self._watch_deadlines()
@@ -134,7 +135,7 @@ class Schedule:
         turn.granted.set_result(granted)
 
     def _wake_in(self, wait_s: float) -> None:
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         when = loop.time() + wait_s
         if self._timer is not None:
             if self._timer.when() <= when:
@@ -144,7 +145,7 @@ class Schedule:
 
     def _watch_deadlines(self) -> None:
         if self._sweeper is None:
-            self._sweeper = asyncio.get_running_loop().call_later(SWEEP_S, self._expire)
+            self._sweeper = self._loop.call_later(SWEEP_S, self._expire)
 
     def _expire(self) -> None:
         """End the turns whose deadline has passed; look again while any waits."""

@@ -25,8 +25,9 @@ MAX_BATCH: Final = 128
 
 LAYOUTS: Final = {
     "mark_sending": (
-        ("id", "lane", "entry", "fingerprint", "deadline", "reply", "channel_id", "probe", "again"),
-        ("fields",),
+        ("id", "lane", "entry", "fingerprint", "deadline", "reply", "channel_id", "probe", "again", "action",
+         "producer", "queued_at", "request"),
+        ("extra",),
     ),
     "mark_sent": (("id", "message"), ("fields",)),
     "settle": (

@@ -1,10 +1,10 @@
 #!lua
 -- The last word before an action is written: may this entry be sent now, by this worker?
--- ARGV: root, epoch, PUBLISH or SPUBLISH, then the items. An item: id, lane, entry, fingerprint, deadline, reply, channel_id (an
---   Originate's, or empty), probe (1: only look whether it has expired), again (1: a read-only action that a lost worker had begun),
---   fields (of the record: their number, then name, value, ...)
+-- ARGV: root, epoch, PUBLISH or SPUBLISH, worker, then the items. An item: id, lane, entry, fingerprint, deadline, reply, channel_id
+--   (an Originate's, or empty), probe (1: only look whether it has expired), again (1: a read-only action that a lost worker had
+--   begun), action, producer, queued_at, request, extra (further fields of the record: their number, then name, value, ...)
 -- Returns a list of {verdict, unix time}, or an empty list: another worker has taken over.
-local root, epoch, publish = ARGV[1], ARGV[2], ARGV[3]
+local root, epoch, publish, worker = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 if redis.pcall('GET', root .. 'epoch') ~= epoch then
   return {}
 end
@@ -20,7 +20,10 @@ local function forget(item)
 end
 
 local function mark(item, key)
-  redis.call('HSET', key, 'state', 'sending', 'sending_at', now_text, 'epoch', epoch, unpack(ARGV, item.first, item.last))
+  local at = item.at
+  redis.call('HSET', key, 'state', 'sending', 'sending_at', now_text, 'epoch', epoch, 'worker', worker,
+    'lane', item.lane, 'entry', item.entry, 'fingerprint', item.fingerprint, 'action', ARGV[at + 9],
+    'producer', ARGV[at + 10], 'queued_at', ARGV[at + 11], 'request', ARGV[at + 12], unpack(ARGV, at + 14, item.last))
   if item.channel_id ~= '' then
     redis.call('HSET', root .. 'legs', item.channel_id, item.id)
   end
@@ -81,13 +84,12 @@ local function judge(item)
 end
 
 local verdicts = {}
-local at = 4
+local at = 5
 while at <= #ARGV do
-  local first = at + 10
-  local last = first + tonumber(ARGV[at + 9]) - 1
+  local last = at + 13 + tonumber(ARGV[at + 13])
   local item = {
     id = ARGV[at], lane = ARGV[at + 1], entry = ARGV[at + 2], fingerprint = ARGV[at + 3], deadline = ARGV[at + 4],
-    reply = ARGV[at + 5], channel_id = ARGV[at + 6], probe = ARGV[at + 7], again = ARGV[at + 8], first = first, last = last,
+    reply = ARGV[at + 5], channel_id = ARGV[at + 6], probe = ARGV[at + 7], again = ARGV[at + 8], at = at, last = last,
   }
   verdicts[#verdicts + 1] = {judge(item), now_text}
   at = last + 1

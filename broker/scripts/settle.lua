@@ -3,8 +3,8 @@
 -- Not fenced by the lease but by the attempt: the truth from a worker that has lost its lease since is welcome.
 -- ARGV: root, epoch, PUBLISH or SPUBLISH, length of `results`, length of `dead`, then the items. An item: id, lane, entry, attempt (the
 --   epoch of its mark, or empty: it was never sent), ttl_ms, message, reply, channel_id (of an Originate that placed no call, or empty),
---   state, error_code, error, action, producer, queued_at, settled_at (for `results`), then three lists, each with its number first:
---   base (the record's first fields), fields (its final ones), dead (for `dead`)
+--   state, error_code, error, action, producer, queued_at, settled_at, then three lists, each with its number first:
+--   base (the record's first fields), fields (further final ones), dead (for `dead`)
 -- Returns a list of verdicts; `missing`: the record is gone and the item brings no base fields to make it anew; nothing was done.
 local root, publish = ARGV[1], ARGV[3]
 local FINAL = {done = true, failed = true, rejected = true, expired = true, cancelled = true, unknown = true}
@@ -32,7 +32,8 @@ local function write(item, key, entry, call)
   if not entry then
     redis.call('HSET', key, unpack(ARGV, item.base.first, item.base.last))
   end
-  redis.call('HSET', key, unpack(ARGV, item.fields.first, item.fields.last))
+  redis.call('HSET', key, 'state', item.state, 'settled_at', item.settled_at, 'result', item.message,
+    unpack(ARGV, item.fields.first, item.fields.last))
   -- The record of a live call is kept until the call is over; who notes that sets its end.
   if call and call ~= 'ended' then
     redis.call('PERSIST', key)

@@ -51,7 +51,34 @@ async def test_what_comes_while_a_call_is_under_way_goes_out_together_in_order()
     assert await asyncio.gather(first, *rest) == [item * 10 for item in range(MAX_BATCH + 12)]
     assert recorder.calls == [[0], list(range(1, MAX_BATCH + 1)), list(range(MAX_BATCH + 1, MAX_BATCH + 12))]
     assert await batch.add(5) == 50
-    await batch.drain()
+
+
+async def test_with_a_depth_calls_overlap_and_are_answered_in_order() -> None:
+    gates = {0: asyncio.Event(), 1: asyncio.Event()}
+    begun: list[int] = []
+
+    async def send(items: list[int]) -> list[int]:
+        number = len(begun)
+        begun.append(items[0])
+        if number in gates:
+            await gates[number].wait()
+        return items
+
+    batch: Batch[int, int] = Batch("test", send, depth=2)
+    order: list[int] = []
+    futures = []
+    for item in range(3):
+        futures.append(batch.put(item))
+        futures[-1].add_done_callback(lambda done: order.append(done.result()))
+        for _ in range(3):
+            await asyncio.sleep(0)
+    assert begun == [0, 1], "the third waits"
+    gates[1].set()
+    await asyncio.sleep(0)
+    assert order == []
+    gates[0].set()
+    assert await asyncio.gather(*futures) == [0, 1, 2]
+    assert order == [0, 1, 2]
 
 
 async def test_it_is_repeated_while_redis_is_away() -> None:
@@ -93,7 +120,7 @@ async def test_closing_gives_up_what_is_under_way_and_what_waits() -> None:
     futures = [batch.put(item) for item in range(MAX_BATCH + 1)]
     await asyncio.sleep(0)
     batch.close()
-    await batch.drain()
+    await asyncio.gather(*futures, return_exceptions=True)
     assert all(future.cancelled() for future in futures)
 
 
