@@ -21,6 +21,8 @@ DEFAULT_TIMEOUT_S = 30.0
 
 MAX_TIMEOUT_S = 3600.0
 MAX_TAG_BYTES = 256
+MAX_NAME = 256
+"""Characters of an action's name that are kept; Asterisk's own have at most 30."""
 MAX_SHORT_NAME = 64
 """Names up to this length are remembered once read; a hostile entry's may be of any length."""
 
@@ -67,6 +69,8 @@ class Request:
     """`Bus-Target`: the ActionID that the worker's own actions are about."""
     fingerprint: str = ""
     refusal: Refused | None = None
+    name: str = ""
+    """The action's name as it may be kept: text, and not without end."""
 
     queued_at: float = 0.0
     """Unix seconds: Redis' time when the entry was added, from its id."""
@@ -99,6 +103,7 @@ def decode_entry(lane: str, entry: str, fields: Sequence[bytes]) -> Request:
             _read_bus_field(request, name, value)
         except Refused as refusal:
             request.refusal = request.refusal or refusal
+    request.name = text_of(request.action)[:MAX_NAME]
     request.fingerprint = fingerprint(request.action, request.pairs)
     return request
 

@@ -277,7 +277,7 @@ class ActionWorker:
 
     def _mark_sent(self, job: Job, response: Response) -> None:
         """Asterisk answered, more is to come: said while the rest is waited for."""
-        job.noted = self._sents.put(self._records.sent(job, response, self._clock.now()))
+        job.noted = self._sents.add(self._records.sent(job, response, self._clock.now()))
         # Its error, if any, is raised by `settle`; the task may be cancelled before that.
         job.noted.add_done_callback(lambda noted: noted.cancelled() or noted.exception())
 

@@ -92,12 +92,8 @@ class Batch(Generic[Item, Verdict]):
         self._waiting: deque[tuple[Item, asyncio.Future[Verdict]]] = deque()
         self._calls: deque[asyncio.Task[None]] = deque()
 
-    async def add(self, item: Item) -> Verdict:
-        """Hand an item in; return the verdict on it."""
-        return await self.put(item)
-
-    def put(self, item: Item) -> asyncio.Future[Verdict]:
-        """Hand an item in without waiting."""
+    def add(self, item: Item) -> asyncio.Future[Verdict]:
+        """Hand an item in; the future is the verdict on it."""
         future: asyncio.Future[Verdict] = self._loop.create_future()
         self._waiting.append((item, future))
         if len(self._calls) < self._depth:

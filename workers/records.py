@@ -18,9 +18,6 @@ MAX_COPIED_BYTES: Final = 65_536
 MAX_COPIED_FIELDS: Final = 256
 """And so many of them: Lua passes only some thousands of arguments to one command."""
 
-MAX_NAME: Final = 256
-"""And so many characters of the action's name; Asterisk's own have at most 30."""
-
 MAX_LINE_TEXT: Final = 512
 """A text in the `results` stream is cut at this length; the record has it whole."""
 
@@ -49,7 +46,7 @@ class Records:
             "channel_id": job.channel_id or "",
             "probe": int(probe),
             "again": int(job.again),
-            "action": _name(request),
+            "action": request.name,
             "producer": request.producer,
             "queued_at": f"{request.queued_at:.6f}",
             "request": _request(request),
@@ -87,7 +84,7 @@ class Records:
             "state": outcome.state,
             "error_code": outcome.code or "",
             "error": (outcome.message or "")[:MAX_LINE_TEXT],
-            "action": _name(request),
+            "action": request.name,
             "producer": request.producer,
             "queued_at": f"{request.queued_at:.6f}",
             "settled_at": settled_at,
@@ -99,7 +96,7 @@ class Records:
     def base(self, request: Request) -> list[str | bytes]:
         """The record's first fields, as `mark_sending` writes them."""
         fields: list[str | bytes] = [
-            "action", _name(request), "lane", request.lane, "entry", request.entry, "producer", request.producer,
+            "action", request.name, "lane", request.lane, "entry", request.entry, "producer", request.producer,
             "fingerprint", request.fingerprint, "worker", self._worker, "queued_at", f"{request.queued_at:.6f}",
             "request", _request(request),
         ]  # fmt: skip
@@ -110,7 +107,7 @@ class Records:
             server=self._server,
             action_id=request.action_id,
             entry=request.entry,
-            action=_name(request),
+            action=request.name,
             state=outcome.state,
             producer=request.producer,
             tag=request.tag,
@@ -169,7 +166,7 @@ def _shown(request: Request) -> list[tuple[str, str]]:
 
 def _request(request: Request) -> bytes:
     headers: dict[str, Any] = {}
-    for name, value in [("Action", _name(request)), *_shown(request)]:
+    for name, value in [("Action", request.name), *_shown(request)]:
         if name in headers:
             headers[name] = [*headers[name], value] if isinstance(headers[name], list) else [headers[name], value]
         else:
@@ -183,13 +180,8 @@ def _dead(request: Request, outcome: Outcome) -> list[str]:
     fields = [
         "reason_code", outcome.code or ErrorCode.MALFORMED, "reason", outcome.message or "", "lane", request.lane,
         "entry", request.entry, "action_id", request.action_id, "producer", request.producer,
-        "Action", _name(request),
+        "Action", request.name,
     ]  # fmt: skip
     for name, value in _shown(request):
         fields += [name or "(empty)", value]
     return fields
-
-
-def _name(request: Request) -> str:
-    """The action's name as it may be kept."""
-    return text_of(request.action)[:MAX_NAME]

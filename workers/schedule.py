@@ -119,7 +119,7 @@ class Schedule:
         queues = self._queues[session]
         blocked: set[str] = set()
         while heads := [queue[0] for cost, queue in queues.items() if queue and cost not in blocked]:
-            turn = min(heads, key=lambda turn: turn.number)
+            turn = heads[0] if len(heads) == 1 else min(heads, key=lambda turn: turn.number)
             assert turn.granted is not None
             if turn.granted.done():  # given up
                 queues[turn.cost].popleft()

@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import Final
 
 from broker.ami.errors import LocalProtocolError
-from broker.ami.message import Action, Pairs
+from broker.ami.message import Action
 
 MAX_LINE_BYTES: Final = 1022
 """Of a line, without its CRLF: Asterisk rejects an action with a longer one (manager.c:289, 7224-7256)."""
@@ -33,13 +33,17 @@ def serialise(action: Action) -> bytes:
 
 def _serialise(action: Action) -> bytes:
     _check_envelope(action)
-    pairs: Pairs = action.headers.pairs
-    if len(pairs) > MAX_HEADERS:
+    # ActionID second, since Asterisk echoes none that lies beyond its 128 headers. The guards have seen both.
+    first = [_encode_header("Action", action.name)]
+    if action.action_id is not None:
+        first.append(f"ActionID: {action.action_id}\r\n".encode())
+    count = len(first) + len(action.pairs)
+    if count > MAX_HEADERS:
         raise LocalProtocolError(
             "too-many-headers",
-            f"{len(pairs)} headers, Action and ActionID included: Asterisk takes {MAX_HEADERS}",
+            f"{count} headers, Action and ActionID included: Asterisk takes {MAX_HEADERS}",
         )
-    return b"".join([_encode_header(name, value) for name, value in pairs]) + b"\r\n"
+    return b"".join([*first, *[_encode_header(name, value) for name, value in action.pairs], b"\r\n"])
 
 
 @lru_cache(maxsize=1024)

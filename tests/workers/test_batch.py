@@ -44,9 +44,9 @@ class Recorder:
 async def test_what_comes_while_a_call_is_under_way_goes_out_together_in_order() -> None:
     recorder = Recorder()
     batch: Batch[int, int] = Batch("test", recorder.send)
-    first = batch.put(0)
+    first = batch.add(0)
     await asyncio.sleep(0)
-    rest = [batch.put(item) for item in range(1, MAX_BATCH + 12)]
+    rest = [batch.add(item) for item in range(1, MAX_BATCH + 12)]
     recorder.open.set()
     assert await asyncio.gather(first, *rest) == [item * 10 for item in range(MAX_BATCH + 12)]
     assert recorder.calls == [[0], list(range(1, MAX_BATCH + 1)), list(range(MAX_BATCH + 1, MAX_BATCH + 12))]
@@ -68,7 +68,7 @@ async def test_with_a_depth_calls_overlap_and_are_answered_in_order() -> None:
     order: list[int] = []
     futures = []
     for item in range(3):
-        futures.append(batch.put(item))
+        futures.append(batch.add(item))
         futures[-1].add_done_callback(lambda done: order.append(done.result()))
         for _ in range(3):
             await asyncio.sleep(0)
@@ -97,7 +97,7 @@ async def test_any_other_error_is_raised_to_each_caller_and_the_next_goes_on(fai
     recorder = Recorder()
     recorder.failures = [failure]
     batch: Batch[int, int] = Batch("test", recorder.send)
-    futures = [batch.put(item) for item in (1, 2)]
+    futures = [batch.add(item) for item in (1, 2)]
     recorder.open.set()
     assert await asyncio.gather(*futures, return_exceptions=True) == [failure, failure]
     assert await batch.add(3) == 30
@@ -108,7 +108,7 @@ async def test_too_few_verdicts_leave_nobody_waiting() -> None:
         return items[1:]
 
     batch: Batch[int, int] = Batch("test", send)
-    futures = [batch.put(item) for item in (1, 2)]
+    futures = [batch.add(item) for item in (1, 2)]
     async with asyncio.timeout(5):
         results = await asyncio.gather(*futures, return_exceptions=True)
     assert [type(result) for result in results] == [ValueError, ValueError]
@@ -117,7 +117,7 @@ async def test_too_few_verdicts_leave_nobody_waiting() -> None:
 async def test_closing_gives_up_what_is_under_way_and_what_waits() -> None:
     recorder = Recorder()
     batch: Batch[int, int] = Batch("test", recorder.send)
-    futures = [batch.put(item) for item in range(MAX_BATCH + 1)]
+    futures = [batch.add(item) for item in range(MAX_BATCH + 1)]
     await asyncio.sleep(0)
     batch.close()
     await asyncio.gather(*futures, return_exceptions=True)
@@ -127,7 +127,7 @@ async def test_closing_gives_up_what_is_under_way_and_what_waits() -> None:
 async def test_a_caller_who_gave_up_does_not_disturb_the_others() -> None:
     recorder = Recorder()
     batch: Batch[int, int] = Batch("test", recorder.send)
-    gone, kept = asyncio.create_task(batch.add(1)), asyncio.create_task(batch.add(2))
+    gone, kept = batch.add(1), batch.add(2)
     await asyncio.sleep(0)
     gone.cancel()
     recorder.open.set()
