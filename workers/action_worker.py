@@ -34,7 +34,7 @@ from workers.sessions import Sessions
 REPEATS: Final = 3
 """How often a read-only action is asked again when its session was lost under it."""
 
-DEPTH: Final = 2
+DEPTH: Final = 3
 """Script calls of a kind under way at once: Redis is at one while this worker makes the next."""
 
 WORKER_LOST: Final = Outcome(

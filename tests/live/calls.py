@@ -61,10 +61,12 @@ async def placed(
 
 @asynccontextmanager
 async def answered(pbx: Producer, *fields: str, channel: str = ANSWERING) -> AsyncIterator[PlacedCall]:
-    """A call that is up."""
+    """A call that is up, its first two legs seen."""
     async with placed(pbx, *fields, channel=channel) as call:
         result = await call.watch.result()
         assert result["state"] == "done", result
+        # Asterisk sends OriginateResponse and the events of channels by different paths: it may come before them
+        await call.watch.event("Newstate", Uniqueid=call.channel_id, ChannelStateDesc="Up")
         yield call
 
 

@@ -36,7 +36,8 @@ async def test_a_call_and_its_events(pbx1: Server) -> None:
     call = await pbx1.submit("Originate", headers=headers)
     async with asyncio.timeout(20):
         events = [event async for event in call.events()]
-    assert (events[0].name, events[-1].name) == ("Newchannel", "Hangup")
+    assert events[-1].name == "Hangup"
+    assert [event.name for event in events].count("OriginateResponse") == 1
     legs = {event.headers["Uniqueid"] for event in events if event.name == "Newchannel"}
     assert legs == {event.headers["Uniqueid"] for event in events if event.name == "Hangup"}
     assert legs == {f"amibus-pbx1-{call.action_id}", f"amibus-pbx1-{call.action_id};2"}
@@ -116,4 +117,5 @@ def test_the_blocking_client(site: Site, worker: Worker) -> None:
         hangup = pbx1.request("Hangup", Channel=result.events[0]["Uniqueid"], urgent=True, timeout=20)
         assert hangup.is_done
         names = [event.name for event in call.events()]
-    assert (names[0], names[-1]) == ("Newchannel", "Hangup")
+    assert names[-1] == "Hangup"
+    assert names.count("Newchannel") == names.count("Hangup") == 2

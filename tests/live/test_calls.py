@@ -16,9 +16,9 @@ async def test_a_call_is_redirected(pbx: Producer, site: Site) -> None:
         # extension 200 plays music, and that is an event of the call
         music = await call.watch.event("MusicOnHoldStart", Uniqueid=call.channel_id)
         assert music["action_ids"] == [call.action_id]
-        channel = next(event for event in call.watch.events)["headers"]["Channel"]
-        assert "MusicOnHold" in await site.asterisk.cli(f"core show channel {channel}")
-        assert (await pbx.record(call.action_id))["call"] == "up"
+        record = await pbx.record(call.action_id)
+        assert "MusicOnHold" in await site.asterisk.cli(f"core show channel {record['channel']}")
+        assert record["call"] == "up"
         await pbx.ask("Hangup", "Channel", call.channel_id)
         record = await call.watch.call_over(pbx, call.action_id)
     assert set(call.hung_up) == call.legs
