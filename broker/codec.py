@@ -151,9 +151,10 @@ def result_map(result: Result) -> dict[str, Any]:
         "sending_at": result.sending_at,
         "settled_at": result.settled_at,
     }
-    latin1 = {name for headers in (result.response, *result.events) if headers for name in headers.latin1}
+    all_headers = result.events if result.response is None else [result.response, *result.events]
+    latin1 = [name for headers in all_headers for name in headers.latin1]
     if latin1:
-        message["latin1"] = sorted(latin1)
+        message["latin1"] = sorted(set(latin1))
     return message
 
 

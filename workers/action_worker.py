@@ -80,6 +80,9 @@ class ActionWorker:
         self._begun: set[tuple[str, str]] = set()
         """The entries (lane, id) that have had their turn: they may have been written."""
         self._room = asyncio.Event()
+        """Set when a lane has room for a whole read."""
+        self._low_water = max(0, settings.read_ahead - READ_COUNT)
+        self._bells: dict[str, asyncio.Task[None]] = {}
         self._failure: asyncio.Future[None] = self._loop.create_future()
         """What a task could not cope with."""
         self._log_quietly = log.bind().debug
@@ -100,7 +103,8 @@ class ActionWorker:
                 self._failure.result()
             await reading
         finally:
-            reading.cancel()
+            for task in (reading, *self._bells.values()):
+                task.cancel()
 
     async def drain(self, limit_s: float) -> None:
         """Let what has been begun come to its end, for at most so long; what waits for its turn stays pending."""
@@ -143,17 +147,34 @@ class ActionWorker:
         while True:
             room = {lane: self._settings.read_ahead - len(held) for lane, held in self._held.items()}
             lanes = [lane for lane in LANES if room[lane] > 0]
-            if not lanes:
-                self._room.clear()
-                await self._room.wait()
-                continue
-            count = min(READ_COUNT, *[room[lane] for lane in lanes])
-            requests = await until_done("entries", lambda: self._reader.read(lanes, count))  # noqa: B023
-            self.take(requests)
-            self.progress_at = time.monotonic()
+            requests = []
+            if lanes:
+                count = min(READ_COUNT, *[room[lane] for lane in lanes])
+                requests = await until_done("entries", lambda: self._reader.read(lanes, count))  # noqa: B023
+                self.take(requests)
+                self.progress_at = time.monotonic()
             if not requests:
-                with tolerated("the doorbell"):  # the read that follows waits for Redis, and says so
-                    await self._reader.doorbell(lanes)
+                await self._wait_for_more(lanes)
+
+    async def _wait_for_more(self, lanes: list[str]) -> None:
+        """Wait until a lane that has room may have something to read, or one that is full has room again."""
+        self._room.clear()
+        if any(lane not in lanes and len(held) <= self._low_water for lane, held in self._held.items()):
+            return
+        for lane in lanes:
+            bell = self._bells.get(lane)
+            if bell is None or bell.done():
+                self._bells[lane] = self._loop.create_task(self._ring(lane), name=f"doorbell {lane}")
+        room = self._loop.create_task(self._room.wait())
+        try:
+            # The doorbells ring on: to stop one would cost its connection.
+            await asyncio.wait([room, *[self._bells[lane] for lane in lanes]], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            room.cancel()
+
+    async def _ring(self, lane: str) -> None:
+        with tolerated("the doorbell"):  # the read that follows waits for Redis, and says so
+            await self._reader.doorbell([lane])
 
     async def _hold(self, request: Request) -> None:
         try:
@@ -165,8 +186,10 @@ class ActionWorker:
             return
         finally:
             self._begun.discard((request.lane, request.entry))
-        del self._held[request.lane][request.entry]
-        self._room.set()
+        held = self._held[request.lane]
+        del held[request.entry]
+        if len(held) <= self._low_water:
+            self._room.set()
 
     # -- the whole life of an entry
 

@@ -63,7 +63,7 @@ def make_job(request: Request, server: str) -> Job:
         action=Action(request.action, pairs, request.action_id),
         spec=spec,
         # Getvar of a function runs the function, and some functions change things.
-        reads_only=spec.reads_only and not _runs_function(pairs),
+        reads_only=spec.reads_only and not (pairs and _runs_function(pairs)),
         session="",
         cost=READS,
         answer_timeout_s=request.timeout_s or DEFAULT_TIMEOUT_S,

@@ -28,14 +28,19 @@ class Rates:
     """The limits of one server: one for all actions together, one for each cost class."""
 
     def __init__(self, overall: float, classes: Mapping[str, float]) -> None:
-        self._overall = Rate(overall)
-        self._classes = {name: Rate(per_second) for name, per_second in classes.items()}
+        everywhere = Rate(overall)
+        self._limits = {
+            name: [rate for rate in (everywhere, Rate(per_second)) if rate.per_second > 0]
+            for name, per_second in classes.items()
+        }
+        """By class, the rates that limit it."""
 
     def wait_s(self, cost: str, now: float) -> float:
         """How long until an action of this class may go (0: now)."""
-        return max(self._overall.wait_s(now), self._classes[cost].wait_s(now))
+        limits = self._limits[cost]
+        return max([rate.wait_s(now) for rate in limits]) if limits else 0.0
 
     def take(self, cost: str, now: float) -> None:
         """An action of this class has gone."""
-        self._overall.take(now)
-        self._classes[cost].take(now)
+        for rate in self._limits[cost]:
+            rate.take(now)

@@ -2,8 +2,6 @@
 
 from typing import Any, Final
 
-import msgpack
-
 from broker.ami import Headers, Response, mask
 from broker.codec import BusResponse, Result, State, pack, response_map, result_map
 from broker.entry import Request, text_of
@@ -171,8 +169,7 @@ def _request(request: Request) -> bytes:
             headers[name] = [*headers[name], value] if isinstance(headers[name], list) else [headers[name], value]
         else:
             headers[name] = value
-    packed: bytes = msgpack.packb(headers)
-    return packed
+    return pack(headers)
 
 
 def _dead(request: Request, outcome: Outcome) -> list[str]:

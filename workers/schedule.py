@@ -116,18 +116,21 @@ class Schedule:
 
     def _grant(self, session: str) -> None:
         """Grant what may go on a session, in the order of arrival; a class whose rate is used up holds up no other."""
-        queues = self._queues[session]
-        blocked: set[str] = set()
-        while heads := [queue[0] for cost, queue in queues.items() if queue and cost not in blocked]:
-            turn = heads[0] if len(heads) == 1 else min(heads, key=lambda turn: turn.number)
+        queues = [queue for queue in self._queues[session].values() if queue]
+        while queues:
+            queue = queues[0] if len(queues) == 1 else min(queues, key=lambda queue: queue[0].number)
+            turn = queue[0]
             assert turn.granted is not None
             if turn.granted.done():  # given up
-                queues[turn.cost].popleft()
+                queue.popleft()
             elif self._may_go(turn):
-                queues[turn.cost].popleft()
+                queue.popleft()
                 self._finish(turn, granted=True)
             else:
-                blocked.add(turn.cost)
+                queues = [other for other in queues if other is not queue]
+                continue
+            if not queue:
+                queues = [other for other in queues if other is not queue]
 
     def _finish(self, turn: Turn, *, granted: bool) -> None:
         assert turn.granted is not None

@@ -516,6 +516,17 @@ async def test_calls_keep_to_their_rate_and_others_do_not_wait_for_them(
                 assert later - earlier <= 20 + 20 * (at[later] - at[earlier])
 
 
+async def test_a_queue_longer_than_what_is_held_drains_as_room_comes(
+    redis_url: str, asterisk: SimulatedAsterisk
+) -> None:
+    async with served(redis_url, asterisk, read_ahead=5) as desk:
+        # One doorbell's wait for each five of them would take a minute.
+        for n in range(300):
+            await desk.add("Ping", f"p{n}")
+        await desk.settled("p299", 15)
+        await eventually(lambda: has_pending(desk, 0))
+
+
 async def test_a_long_queue_is_read_as_far_as_there_is_room_and_no_further(
     redis_url: str, asterisk: SimulatedAsterisk
 ) -> None:
