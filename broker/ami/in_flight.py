@@ -183,7 +183,9 @@ class InFlight:
             # By position: a response is the head's first, an item (IAXpeers) is of the list it has begun.
             head = self.head
             return head if head is not None and (head.answer.response is None) is unanswered else None
-        # Nearly always the head or the one after it.
+        head = self.head
+        if head is not None and head.action_id == action_id:
+            return head
         return next((each for each in self._exchanges if each.action_id == action_id), None)
 
     def _end_all_before(self, exchange: Exchange) -> None:

@@ -16,14 +16,13 @@ _LIST_ENDS: Final = frozenset(("complete", "cancelled"))
 class Headers:
     """Headers in the order of the wire; a name may repeat, also in another case. Do not change one once made."""
 
-    __slots__ = ("_first", "latin1", "pairs")
+    __slots__ = ("latin1", "pairs")
 
     def __init__(self, pairs: Pairs, latin1: tuple[str, ...] = ()) -> None:
         self.pairs = pairs
         """Names and values as on the wire."""
         self.latin1 = latin1
         """The names whose values were not UTF-8: all values of such a name are Latin-1, so no byte is lost."""
-        self._first: dict[str, str] | None = None
 
     @classmethod
     def from_map(cls, mapping: Mapping[str, str | Sequence[str]], latin1: tuple[str, ...] = ()) -> Self:
@@ -52,11 +51,12 @@ class Headers:
     def get(self, name: str, default: str) -> str: ...
     def get(self, name: str, default: str | None = None) -> str | None:
         """The first value of that name, in whatever case."""
-        first = self._first
-        if first is None:
-            # Made on first use: most events only pass through. Reversed, so that the first value stays.
-            first = self._first = {name.lower(): value for name, value in reversed(self.pairs)}
-        return first.get(name.lower(), default)
+        # A message is asked a few times, and has few headers: a map of them would cost more than it saves.
+        size, lowered = len(name), name.lower()
+        for given, value in self.pairs:
+            if given == name or (len(given) == size and given.lower() == lowered):
+                return value
+        return default
 
     def get_all(self, name: str) -> list[str]:
         """All values of that name, in whatever case, in order."""
