@@ -37,6 +37,9 @@ REPEATS: Final = 3
 DEPTH: Final = 3
 """Script calls of a kind under way at once: Redis is at one while this worker makes the next."""
 
+ROOM_S: Final = 1.0
+"""The longest wait for room in a full lane: that nothing is taken is no sign of a worker that is stuck."""
+
 WORKER_LOST: Final = Outcome(
     State.UNKNOWN,
     code=ErrorCode.WORKER_LOST,
@@ -152,7 +155,7 @@ class ActionWorker:
                 count = min(READ_COUNT, *[room[lane] for lane in lanes])
                 requests = await until_done("entries", lambda: self._reader.read(lanes, count))  # noqa: B023
                 self.take(requests)
-                self.progress_at = time.monotonic()
+            self.progress_at = time.monotonic()
             if not requests:
                 await self._wait_for_more(lanes)
 
@@ -165,10 +168,14 @@ class ActionWorker:
             bell = self._bells.get(lane)
             if bell is None or bell.done():
                 self._bells[lane] = self._loop.create_task(self._ring(lane), name=f"doorbell {lane}")
+        # The doorbells ring on when the wait ends: to stop one would cost its connection.
+        bells = [self._bells[lane] for lane in lanes]
+        if len(lanes) == len(LANES):
+            await asyncio.wait(bells, return_when=asyncio.FIRST_COMPLETED)
+            return
         room = self._loop.create_task(self._room.wait())
         try:
-            # The doorbells ring on: to stop one would cost its connection.
-            await asyncio.wait([room, *[self._bells[lane] for lane in lanes]], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([room, *bells], timeout=ROOM_S, return_when=asyncio.FIRST_COMPLETED)
         finally:
             room.cancel()
 
