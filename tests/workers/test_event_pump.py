@@ -11,13 +11,12 @@ from redis.asyncio import Redis
 
 from broker.ami import Event, Headers
 from broker.codec import BusEvent, decode_message
-from broker.scripts import MAX_BATCH
 from tests.bus_side import until
 from tests.servers import RedisServer
 from workers.calls import Calls
 from workers.clock import ServerClock
 from workers.config import Settings
-from workers.event_pump import MAX_BATCH_BYTES, EventPump
+from workers.event_pump import MAX_BATCH_BYTES, MAX_EVENTS, EventPump
 from workers.lease import Lease, LeaseLost
 from workers.redis_client import connect
 
@@ -84,14 +83,14 @@ def numbered(first: int, last: int) -> list[Event]:
 async def test_events_go_out_in_order_and_numbered(make: Callable[..., Any]) -> None:
     rig = await make()
     rig.run()
-    for each in numbered(0, 3 * MAX_BATCH + 7):
+    for each in numbered(0, 3 * MAX_EVENTS + 7):
         rig.pump.offer(each)
     out = await rig.out()
-    assert [read.headers.get("Number") for read in out] == [str(number) for number in range(3 * MAX_BATCH + 7)]
-    assert [read.seq for read in out] == list(range(1, 3 * MAX_BATCH + 8))
+    assert [read.headers.get("Number") for read in out] == [str(number) for number in range(3 * MAX_EVENTS + 7)]
+    assert [read.seq for read in out] == list(range(1, 3 * MAX_EVENTS + 8))
     assert {read.epoch for read in out} == {rig.lease.epoch}
     assert {read.server for read in out} == {"pbx1"}
-    assert rig.pump.events_in == 3 * MAX_BATCH + 7
+    assert rig.pump.events_in == 3 * MAX_EVENTS + 7
 
 
 async def test_big_events_go_out_in_batches_of_a_bounded_size(make: Callable[..., Any]) -> None:
