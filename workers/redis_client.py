@@ -14,8 +14,8 @@ REDIS_TIMEOUT_S: Final = 5.0
 
 
 class _PackedByHiredis:
-    """Packs commands in C, as redis-py's blocking client does; its asyncio client (8.1) packs in Python, which takes
-    longer than all else that the worker does for an action."""
+    """Packs commands in C, as redis-py's blocking client does; its asyncio client (8.1) packs them in Python, argument
+    by argument."""
 
     def pack_command(self, *args: Any) -> list[bytes]:
         name, *rest = args
