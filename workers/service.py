@@ -162,6 +162,7 @@ class Tenure:
         self._news = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
         self._resuming: asyncio.Task[None] | None = None
+        self._stopping = False
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Serve until the stop, then drain and release. Raises `LeaseLost` or `SettingsError` in a group."""
@@ -182,6 +183,9 @@ class Tenure:
                     group.create_task(self._recover_and_work(), name="actions"),
                 ]
                 await stopping.wait()
+                if self._resuming is not None:
+                    self._resuming.cancel()  # it would let actions through again, or ask sessions that are gone
+                self._stopping = True
                 tasks.pop().cancel()
                 await self._shut_down()
                 for task in tasks:
@@ -216,7 +220,7 @@ class Tenure:
     def _on_ready(self) -> None:
         if self._resuming is not None:
             self._resuming.cancel()
-        if self._group is not None:
+        if self._group is not None and not self._stopping:
             self._resuming = self._group.create_task(self._resume(), name="resume")
 
     async def _resume(self) -> None:
@@ -284,7 +288,7 @@ class Tenure:
     # -- heartbeat
 
     async def _beat(self) -> None:
-        """Renew the lease, write the heartbeat, look after the pending list. Raises `LeaseLost`."""
+        """Renew the lease, write the heartbeat, tell the service manager. Raises `LeaseLost`."""
         while True:
             with tolerated("the heartbeat"):
                 await self._lease.renew(self._heartbeat())

@@ -551,3 +551,16 @@ async def test_no_secret_is_in_the_log_or_the_argument_list(redis_url: str, aste
 def read_arguments(pid: int) -> str:
     with open(f"/proc/{pid}/cmdline", encoding="utf-8") as file:  # noqa: PTH123
         return file.read()
+
+
+async def test_a_stop_while_asterisk_has_not_said_what_it_is(redis_url: str, asterisk: SimulatedAsterisk) -> None:
+    asterisk.faults.lose_response("CoreSettings", times=0)
+    stopping = asyncio.Event()
+    serving = asyncio.create_task(module.serve(make_settings(redis_url, asterisk), stopping))
+    try:
+        await eventually(lambda: any(written.action == "CoreSettings" for written in asterisk.written))
+        stopping.set()
+        async with asyncio.timeout(10):
+            await serving
+    finally:
+        serving.cancel()
