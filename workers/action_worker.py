@@ -1,17 +1,17 @@
-"""The whole life of an entry, on one screen: `ActionWorker.handle`."""
+"""The whole life of an entry: `ActionWorker.handle`."""
 
 import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Sequence
 from enum import Enum
-from typing import Final
+from typing import Any, Final, cast
 
 import structlog
 from redis.asyncio import Redis
 
-from broker.ami import Response
+from broker.ami import Exchange, Response
 from broker.codec import State
 from broker.entry import Request, printable
 from broker.errors import ErrorCode, Refused
@@ -28,7 +28,7 @@ from workers.outcome import Outcome, originate_outcome, outcome_of
 from workers.policy import Policy
 from workers.reader import READ_COUNT, Reader
 from workers.records import Item, Records
-from workers.schedule import Schedule, Turn
+from workers.schedule import MAX_GROUP, Schedule, Turn
 from workers.sessions import Sessions
 
 REPEATS: Final = 3
@@ -47,6 +47,12 @@ WORKER_LOST: Final = Outcome(
 )
 
 log = structlog.get_logger()
+
+Told = tuple[Job, "Outcome | Next"]
+"""What became of a job."""
+
+Fate = tuple[Request, Outcome, Job | None]
+"""An entry's final state; the job is missing where none could be made of it."""
 
 
 class Next(Enum):
@@ -80,8 +86,8 @@ class ActionWorker:
         self._sents: Batch[Item, None] = Batch("marking sent", self._send_sents)
         self._settles: Batch[Item, str] = Batch("settling", self._send_settles, DEPTH)
         self._held: dict[str, dict[str, asyncio.Task[None]]] = {lane: {} for lane in LANES}
-        self._begun: set[tuple[str, str]] = set()
-        """The entries (lane, id) that have had their turn: they may have been written."""
+        self._begun: set[asyncio.Task[None]] = set()
+        """The tasks that have had their turn: what they hold may have been written."""
         self._room = asyncio.Event()
         """Set when a lane has room for a whole read."""
         self._low_water = max(0, settings.read_ahead - READ_COUNT)
@@ -115,14 +121,14 @@ class ActionWorker:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 await asyncio.sleep(0)  # a turn that was just granted begins in this
-                while begun := [self._held[lane][entry] for lane, entry in self._begun]:
-                    log.info("draining", in_flight=len(begun), limit_s=limit_s)
-                    await asyncio.wait(begun)
+                while self._begun:
+                    log.info("draining", in_flight=len(self._begun), limit_s=limit_s)
+                    await asyncio.wait([*self._begun])
         await self.stop()
 
     async def stop(self) -> None:
         """Give up every entry that is held. What is not settled stays pending, for whoever comes next."""
-        tasks = [task for held in self._held.values() for task in held.values()]
+        tasks = {task for held in self._held.values() for task in held.values()}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -130,12 +136,23 @@ class ActionWorker:
             batch.close()
 
     def take(self, requests: Iterable[Request]) -> None:
-        """Handle these entries, each in a task of its own."""
+        """Handle these entries: those that only read in groups, any other in a task of its own."""
+        together: list[Job] = []
         for request in requests:
-            held = self._held[request.lane]
-            if request.entry not in held:
-                task = self._loop.create_task(self._hold(request), name=request.entry)
-                held[request.entry] = task
+            if request.entry in self._held[request.lane]:
+                continue
+            try:
+                job = self._admit(request)
+            except Refused as refusal:
+                self._hold([request], self._conclude([(request, _refused(refusal), None)]))
+                continue
+            if self._schedule.may_share(job.session, job.cost):
+                together.append(job)
+            else:
+                self._hold([request], self.handle([job]))
+        for first in range(0, len(together), MAX_GROUP):
+            jobs = together[first : first + MAX_GROUP]
+            self._hold([job.request for job in jobs], self.handle(jobs))
 
     async def take_missed(self, lane: str) -> None:
         """Take what is pending for us and not held."""
@@ -183,16 +200,22 @@ class ActionWorker:
         with tolerated("the doorbell"):  # the read that follows waits for Redis, and says so
             await self._reader.doorbell([lane])
 
-    async def _hold(self, request: Request) -> None:
+    def _hold(self, requests: list[Request], work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(self._watched(work), name=requests[0].entry)
+        for request in requests:
+            self._held[request.lane][request.entry] = task
+
+    async def _watched(self, work: Coroutine[Any, Any, None]) -> None:
         try:
-            await self.handle(request)
+            await work
         except Exception as error:
-            # The entry stays held: taken again by this worker it could be written again.
+            # The entries stay held: taken again by this worker they could be written again.
             if not self._failure.done():
                 self._failure.set_exception(error)
-            return
         finally:
-            self._begun.discard((request.lane, request.entry))
+            self._begun.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+
+    def _let_go(self, request: Request) -> None:
         held = self._held[request.lane]
         del held[request.entry]
         if len(held) <= self._low_water:
@@ -200,15 +223,10 @@ class ActionWorker:
 
     # -- the whole life of an entry
 
-    async def handle(self, request: Request) -> None:
-        """From the stream to its final state."""
-        try:
-            job = self._admit(request)
-        except Refused as refusal:
-            await self.settle(request, _refused(refusal))
-            return
-        while not await self._attempt(job):
-            pass
+    async def handle(self, jobs: list[Job]) -> None:
+        """From the stream to the final state: of one entry, or of several that only read and so may share a turn."""
+        while jobs:
+            jobs = await self._attempt(jobs)
 
     def _admit(self, request: Request) -> Job:
         """Refuse what is malformed, forbidden, or more than AMI can carry."""
@@ -222,56 +240,105 @@ class ActionWorker:
         self._policy.check(request)
         return job
 
-    async def _attempt(self, job: Job) -> bool:
-        """Wait for its turn, record the intent, send, settle. False: it is to be tried again."""
-        turn = await self._schedule.turn(job.session, job.cost, job.request.deadline)
-        try:
-            if turn is not None:
-                self._begun.add((job.request.lane, job.request.entry))
-            verdict, at = await self.mark_sending(job, probe=turn is None)
+    async def _attempt(self, jobs: list[Job]) -> list[Job]:
+        """Wait for their turn, record the intent, send, settle. Returns those that are to be tried again."""
+        first, task = jobs[0], cast("asyncio.Task[None]", asyncio.current_task())
+        deadline = min([job.request.deadline for job in jobs])
+        turn = await self._schedule.turn(first.session, first.cost, deadline, len(jobs))
+        again: list[Job] = []
+        async with asyncio.TaskGroup() as settling:
+            try:
+                if turn is not None:
+                    self._begun.add(task)
+                async with contextlib.aclosing(self._outcomes(jobs, turn)) as outcomes:
+                    async for told in outcomes:
+                        again += [job for job, outcome in told if outcome is Next.AGAIN]
+                        for job, outcome in told:
+                            if outcome is Next.OVER:
+                                self._let_go(job.request)
+                        fates = [(job.request, outcome, job) for job, outcome in told if isinstance(outcome, Outcome)]
+                        if fates:
+                            settling.create_task(self._conclude(fates))
+            finally:
+                if turn is not None:
+                    self._schedule.release(turn)
+        self._begun.discard(task)
+        return again
+
+    async def _outcomes(self, jobs: list[Job], turn: Turn | None) -> AsyncGenerator[list[Told]]:
+        """What becomes of the jobs, as it becomes known: first of those that may not be sent, then of the others."""
+        may_go: list[Job] = []
+        unsent: list[Told] = []
+        for job, (verdict, at) in zip(jobs, await self.mark_sending(jobs, probe=turn is None), strict=True):
             if verdict == "sending":
                 job.sending_at = at
-            outcome = await self._send(job, turn) if verdict == "sending" and turn else self._unsent(job, verdict)
-        finally:
-            if turn is not None:
-                self._schedule.release(turn)
-        if isinstance(outcome, Outcome):
-            await self.settle(job.request, outcome, job)
-        if outcome is not Next.AGAIN:
-            return True
-        self._begun.discard((job.request.lane, job.request.entry))
-        return False
+            if verdict == "sending" and turn is not None:
+                may_go.append(job)
+            else:
+                unsent.append((job, self._unsent(job, verdict)))
+        if unsent:
+            yield unsent
+        if may_go and turn is not None:
+            await self._until_certain()
+            now = self._clock.now()
+            late = [job for job in may_go if job.request.deadline < now]
+            if late:
+                yield [(job, _late(job)) for job in late]
+                may_go = [job for job in may_go if job.request.deadline >= now]
+            send = self._originate if jobs[0].channel_id is not None else self._send
+            if may_go:
+                async for told in send(may_go, turn):
+                    yield told
 
-    async def mark_sending(self, job: Job, *, probe: bool) -> tuple[str, float]:
-        """Ask Redis whether this entry may be sent, and record the intent: the verdict, and Redis' time.
+    async def mark_sending(self, jobs: list[Job], *, probe: bool) -> list[tuple[str, float]]:
+        """Ask Redis whether these entries may be sent, and record the intent: the verdicts, and Redis' time.
 
-        `probe`: its deadline seems to have passed, so only look whether Redis agrees.
+        `probe`: the deadline seems to have passed, so only look whether Redis agrees.
         """
-        return await self._marks.add(self._records.mark(job, probe=probe))
+        return await self._marks.add_all([self._records.mark(job, probe=probe) for job in jobs])
 
-    async def _send(self, job: Job, turn: Turn) -> "Outcome | Next":
-        """Write the action and await what comes of it."""
-        if not await self._may_write(job):
-            return _late(job)
+    async def _until_certain(self) -> None:
+        """The last look before the write: is the lease ours beyond doubt? A worker that was paused since the mark must
+        not write."""
+        while not self._lease.is_valid:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)  # until it is renewed, or known to be lost: then this task is cancelled
+
+    async def _send(self, jobs: list[Job], _turn: Turn) -> AsyncIterator[list[Told]]:
+        """Write the actions and await what comes of them."""
+        waiting = {job.request.action_id: job for job in jobs}
+
+        def on_response(action_id: str, response: Response) -> None:
+            self._mark_sent(waiting[action_id], response)
+
         try:
-            if job.channel_id is not None:
-                return await self._originate(job, job.channel_id, turn)
-            exchange = await self._sessions.request(
-                job.session, job.action, job.spec, job.answer_timeout_s, lambda response: self._mark_sent(job, response)
-            )
+            answers = self._sessions.request_all(jobs[0].session, [job.asked for job in jobs], on_response)
         except ConnectionLost as error:
-            return self._lost(job, error)
-        except AnswerTimeout as error:
-            return Outcome(State.UNKNOWN, code=ErrorCode.TIMEOUT, message=str(error))
-        return outcome_of(exchange)
+            yield [(job, self._lost(job, error)) for job in jobs]
+            return
+        async for told in answers:
+            yield [
+                (job := waiting[action_id], outcome_of(what) if isinstance(what, Exchange) else self._lost(job, what))
+                for action_id, what in told
+            ]
 
-    async def _originate(self, job: Job, channel_id: str, turn: Turn) -> Outcome:
+    async def _originate(self, jobs: list[Job], turn: Turn) -> AsyncIterator[list[Told]]:
         """Asterisk's response only says that it was queued; how it went comes as an event, on the events session."""
-        action_id = job.request.action_id
+        (job,) = jobs
+        outcome: Outcome | Next
+        try:
+            outcome = await self._call(job, turn)
+        except (ConnectionLost, AnswerTimeout) as error:
+            outcome = self._lost(job, error)
+        yield [(job, outcome)]
+
+    async def _call(self, job: Job, turn: Turn) -> Outcome:
+        """Place a call and await its OriginateResponse."""
+        action_id, channel_id = job.request.action_id, job.channel_id
+        assert channel_id is not None
         response = self._calls.expect(action_id, channel_id)
         placed = True
         try:
-            exchange = await self._sessions.request(job.session, job.action, job.spec, job.answer_timeout_s)
+            exchange = await self._sessions.request(job.session, job.asked)
             outcome = outcome_of(exchange)
             if outcome.state is not State.DONE or exchange.answer.response is None:
                 placed = outcome.state is not State.FAILED
@@ -288,14 +355,10 @@ class ActionWorker:
         finally:
             self._calls.give_up(action_id, placed=placed)
 
-    async def _may_write(self, job: Job) -> bool:
-        """The last look before the write: is the lease ours beyond doubt? A worker that was paused since the mark must
-        not write."""
-        while not self._lease.is_valid:  # noqa: ASYNC110
-            await asyncio.sleep(0.05)  # until it is renewed, or known to be lost: then this task is cancelled
-        return job.request.deadline >= self._clock.now()
-
-    def _lost(self, job: Job, error: ConnectionLost) -> "Outcome | Next":
+    def _lost(self, job: Job, error: Exception) -> "Outcome | Next":
+        """No (whole) answer came: what that means."""
+        if not isinstance(error, ConnectionLost):
+            return Outcome(State.UNKNOWN, code=ErrorCode.TIMEOUT, message=str(error))
         job.written = job.written or error.written
         if not job.written:
             return Next.AGAIN
@@ -339,19 +402,28 @@ class ActionWorker:
 
     # -- settling
 
-    async def settle(self, request: Request, outcome: Outcome, job: Job | None = None) -> None:
-        """The final state: record, results, message and acknowledgement in one script."""
-        if job is not None and job.noted is not None:
-            await job.noted  # `sent` is said before the end is
+    async def _conclude(self, fates: Sequence[Fate]) -> None:
+        await self.settle(fates)
+        for request, _, _ in fates:
+            self._let_go(request)
+
+    async def settle(self, fates: Sequence[Fate]) -> None:
+        """The final states: record, results, message and acknowledgement in one script."""
+        for _, _, job in fates:
+            if job is not None and job.noted is not None:
+                await job.noted  # `sent` is said before the end is
         at, epoch = self._clock.now(), self._lease.epoch
-        verdict = await self._settles.add(self._records.settle(request, outcome, at, job, epoch))
-        if verdict == "missing":
-            # Redis went back in time, or the record was deleted: it is made anew, so that the fate is known all the
-            # same.
-            verdict = await self._settles.add(self._records.settle(request, outcome, at, job, epoch, whole=True))
-        if verdict in ("settled", "apart"):
-            self.totals[outcome.state] += 1
-            self._log(request, outcome)
+        items = [self._records.settle(request, outcome, at, job, epoch) for request, outcome, job in fates]
+        for fate, verdict in zip(fates, await self._settles.add_all(items), strict=True):
+            request, outcome, job = fate
+            if verdict == "missing":
+                # Redis went back in time, or the record was deleted: it is made anew, so that the fate is known all
+                # the same.
+                item = self._records.settle(request, outcome, at, job, epoch, whole=True)
+                verdict = await self._settles.add(item)  # noqa: PLW2901
+            if verdict in ("settled", "apart"):
+                self.totals[outcome.state] += 1
+                self._log(request, outcome)
 
     def _log(self, request: Request, outcome: Outcome) -> None:
         if outcome.state in (State.DONE, State.FAILED):

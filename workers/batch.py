@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import structlog
 from redis.exceptions import (
@@ -75,6 +75,15 @@ async def until_done(what: str, call: Callable[[], Awaitable[Any]]) -> Any:
             return answer
 
 
+class _Parcel(NamedTuple):
+    """Items handed in together, and the future of their verdicts."""
+
+    items: list[Any]
+    verdicts: asyncio.Future[Any]
+    is_single: bool
+    """The future is of one verdict, not of a list."""
+
+
 class Batch(Generic[Item, Verdict]):
     """Gathers items into calls of at most `MAX_BATCH`, and answers in the order in which they came.
 
@@ -89,16 +98,17 @@ class Batch(Generic[Item, Verdict]):
         self._depth = depth
         # Asked for once: each asking is a system call (getpid), and this is done for every action.
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[tuple[Item, asyncio.Future[Verdict]]] = deque()
+        self._waiting: deque[_Parcel] = deque()
         self._calls: deque[asyncio.Task[None]] = deque()
 
     def add(self, item: Item) -> asyncio.Future[Verdict]:
         """Hand an item in; the future is the verdict on it."""
-        future: asyncio.Future[Verdict] = self._loop.create_future()
-        self._waiting.append((item, future))
-        if len(self._calls) < self._depth:
-            self._begin()
-        return future
+        return self._put([item], is_single=True)
+
+    def add_all(self, items: list[Item]) -> asyncio.Future[list[Verdict]]:
+        """Hand in up to `MAX_BATCH` items, which go out in one call; the future is the list of their verdicts."""
+        assert 0 < len(items) <= MAX_BATCH
+        return self._put(items, is_single=False)
 
     def close(self) -> None:
         """Give up what has not gone out."""
@@ -106,45 +116,60 @@ class Batch(Generic[Item, Verdict]):
             call.cancel()
         self._give_up()
 
+    def _put(self, items: list[Item], *, is_single: bool) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._waiting.append(_Parcel(items, future, is_single))
+        if len(self._calls) < self._depth:
+            self._begin()
+        return future
+
     def _begin(self) -> None:
         previous = self._calls[-1] if self._calls else None
         self._calls.append(self._loop.create_task(self._call(previous), name=f"batch {self._what}"))
 
     async def _call(self, previous: asyncio.Task[None] | None) -> None:
-        # Only now, when this turn of the loop has handed in all that it had.
-        batch = [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
+        parcels = self._take()  # only now, when this turn of the loop has handed in all that it had
         try:
-            if batch:
-                await self._send_batch(batch, previous)
+            if parcels:
+                await self._send_parcels(parcels, previous)
         finally:
             self._calls.remove(cast("asyncio.Task[None]", asyncio.current_task()))
             if self._waiting and len(self._calls) < self._depth:
                 self._begin()
 
-    async def _send_batch(
-        self, batch: list[tuple[Item, asyncio.Future[Verdict]]], previous: asyncio.Task[None] | None
-    ) -> None:
-        items = [item for item, _ in batch]
+    def _take(self) -> list[_Parcel]:
+        parcels: list[_Parcel] = []
+        room = MAX_BATCH
+        while self._waiting and (room := room - len(self._waiting[0].items)) >= 0:
+            parcels.append(self._waiting.popleft())
+        return parcels
+
+    async def _send_parcels(self, parcels: list[_Parcel], previous: asyncio.Task[None] | None) -> None:
+        items = [item for parcel in parcels for item in parcel.items]
         try:
             verdicts = await until_done(self._what, lambda: self._send(items))
-            answered = list(zip(batch, verdicts, strict=True))
+            if len(verdicts) != len(items):
+                raise ValueError(f"{len(verdicts)} verdicts on {len(items)} items")
             if previous is not None and not previous.done():
                 await asyncio.wait([previous])  # whose callers came first
         except asyncio.CancelledError:
-            for _, future in batch:
-                future.cancel()
+            for parcel in parcels:
+                parcel.verdicts.cancel()
             self._give_up()
             raise
         except Exception as error:
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(error)
+            for parcel in parcels:
+                if not parcel.verdicts.done():
+                    parcel.verdicts.set_exception(error)
             return
-        for (_, future), verdict in answered:
-            if not future.done():
-                future.set_result(verdict)
+        at = 0
+        for parcel in parcels:
+            end = at + len(parcel.items)
+            if not parcel.verdicts.done():
+                parcel.verdicts.set_result(verdicts[at] if parcel.is_single else verdicts[at:end])
+            at = end
 
     def _give_up(self) -> None:
-        for _, future in self._waiting:
-            future.cancel()
+        for parcel in self._waiting:
+            parcel.verdicts.cancel()
         self._waiting.clear()

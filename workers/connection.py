@@ -4,9 +4,8 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final, cast
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple, Self, cast
 
 import structlog
 
@@ -52,13 +51,49 @@ class AnswerTimeout(Exception):
     """Asterisk has not given its whole answer in time. The session is given up with it."""
 
 
-@dataclass(slots=True)
-class _Waiter:
+class Asked(NamedTuple):
+    """An action to write, and how long its answer is waited for."""
+
+    action: Action
+    spec: ActionSpec
+    timeout_s: float
+
+
+class Answers:
+    """What comes of actions that were written together. Iterate: each turn gives what has come since the last one, as
+    ActionID and whole answer (or `AnswerTimeout`, or `ConnectionLost`), until all have been told."""
+
+    def __init__(self, awaited: int) -> None:
+        self._awaited = awaited
+        self._come: list[tuple[str, Exchange | Exception]] = []
+        self._news: asyncio.Future[None] | None = None
+
+    def tell(self, action_id: str, what: Exchange | Exception) -> None:
+        """One of them has its answer."""
+        self._come.append((action_id, what))
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> list[tuple[str, Exchange | Exception]]:
+        if not self._awaited:
+            raise StopAsyncIteration
+        if not self._come:
+            self._news = asyncio.get_running_loop().create_future()
+            await self._news
+        come, self._come = self._come, []
+        self._awaited -= len(come)
+        return come
+
+
+class _Waiter(NamedTuple):
     """Whoever waits for the answer to one action."""
 
-    future: asyncio.Future[Exchange]
+    answers: Answers
     timeout_s: float
-    on_response: Callable[[Response], None] | None
+    on_response: Callable[[str, Response], None] | None
 
 
 class Connection(asyncio.Protocol):
@@ -113,26 +148,36 @@ class Connection(asyncio.Protocol):
         connection._start()
         return connection
 
-    async def request(
-        self, action: Action, spec: ActionSpec, timeout_s: float, on_response: Callable[[Response], None] | None = None
-    ) -> Exchange:
-        """Register, write, await the whole answer.
+    async def request(self, asked: Asked) -> Exchange:
+        """Register, write, await the whole answer. Raises what `request_all` raises or tells of."""
+        async for told in self.request_all([asked]):
+            for _, what in told:
+                if isinstance(what, Exchange):
+                    return what
+                raise what
+        raise AssertionError("an action had no answer and no error")
 
-        Raises `AnswerTimeout`, `ConnectionLost`, and `LocalProtocolError` before anything was written.
-        `timeout_s` runs from when Asterisk can have begun: from the write, or from the answer to the action before.
-        `on_response` hears of a first answer of which more is to come.
+    def request_all(
+        self, asked: Sequence[Asked], on_response: Callable[[str, Response], None] | None = None
+    ) -> Answers:
+        """Register and write actions in this order; how each was answered is told by what this returns.
+
+        Raises `ConnectionLost` (nothing was written), and `LocalProtocolError` before anything was written. A timeout
+        runs from when Asterisk can have begun: from the write, or from the answer to the action before. `on_response`
+        hears of a first answer (ActionID, response) of which more is to come.
         """
         if self.lost.done():
             raise ConnectionLost(self.lost.result(), written=False)
-        data = self._protocol.send_action(action)
-        assert action.action_id is not None
-        future: asyncio.Future[Exchange] = self._loop.create_future()
+        data = b"".join([self._protocol.send_action(each.action) for each in asked])
+        answers = Answers(len(asked))
         if not self._waiters:
             self._head_since = time.monotonic()
-        self._waiters[action.action_id] = _Waiter(future, timeout_s, on_response)
-        self._in_flight.register(action.action_id, spec)
+        for action, spec, timeout_s in asked:
+            assert action.action_id is not None
+            self._waiters[action.action_id] = _Waiter(answers, timeout_s, on_response)
+            self._in_flight.register(action.action_id, spec)
         self._write(data)
-        return await future
+        return answers
 
     @property
     def in_flight(self) -> int:
@@ -223,10 +268,9 @@ class Connection(asyncio.Protocol):
         if exchange.done:
             del self._waiters[exchange.action_id]
             self._head_since = self._heard_at
-            if not waiter.future.done():
-                waiter.future.set_result(exchange)
+            waiter.answers.tell(exchange.action_id, exchange)
         elif exchange.started and isinstance(message, Response) and waiter.on_response is not None:
-            waiter.on_response(message)
+            waiter.on_response(exchange.action_id, message)
 
     def _refuse(self, error: Exception) -> None:
         if not self._logged_in.done():
@@ -255,19 +299,13 @@ class Connection(asyncio.Protocol):
         """Nothing more is written to this session: what comes late must not be taken for another's answer."""
         why = f"no answer within {head.timeout_s:g} s"
         del self._waiters[action_id]
-        if not head.future.done():
-            head.future.set_exception(AnswerTimeout(why))
+        head.answers.tell(action_id, AnswerTimeout(why))
         self.abort(f"{why} to {action_id}")
 
     def _ping(self) -> None:
         self._pings += 1
-        action_id = f"0-{self._pings}"  # the form of an entry id, which no producer may give
-        future: asyncio.Future[Exchange] = self._loop.create_future()
-        future.add_done_callback(_look)
-        self._head_since = time.monotonic()
-        self._waiters[action_id] = _Waiter(future, PING_TIMEOUT_S, None)
-        self._in_flight.register(action_id, _PING)
-        self._write(self._protocol.send_action(Action("Ping", [], action_id)))
+        # The form of an entry id, which no producer may give. Nobody asks how it went: without an answer, it times out.
+        self.request_all([Asked(Action("Ping", [], f"0-{self._pings}"), _PING, PING_TIMEOUT_S)])
 
     def _end(self, why: str) -> None:
         if self.lost.done():
@@ -278,9 +316,8 @@ class Connection(asyncio.Protocol):
         if not self._logged_in.done():
             self._logged_in.set_exception(ConnectionLost(why, written=False))
         waiters, self._waiters = self._waiters, {}
-        for waiter in waiters.values():
-            if not waiter.future.done():
-                waiter.future.set_exception(ConnectionLost(why))
+        for action_id, waiter in waiters.items():
+            waiter.answers.tell(action_id, ConnectionLost(why))
 
 
 def _look(future: "asyncio.Future[Any]") -> None:

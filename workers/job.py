@@ -8,6 +8,7 @@ from typing import Final
 from broker.ami import Action, ActionSpec, LocalProtocolError, lookup, reads_function, serialise, unknown_spec
 from broker.entry import DEFAULT_TIMEOUT_S, Pairs, Request, printable
 from broker.errors import ErrorCode, Refused
+from workers.connection import Asked
 from workers.schedule import CALLS, CHANGES, READS, session_of
 
 ORIGINATE_DEFAULT_TIMEOUT_MS: Final = 30_000
@@ -52,6 +53,11 @@ class Job:
     repeats: int = 0
     noted: asyncio.Future[None] | None = None
     """The marking as `sent`, which must be out before the end is."""
+
+    @property
+    def asked(self) -> Asked:
+        """What is written to Asterisk."""
+        return Asked(self.action, self.spec, self.answer_timeout_s)
 
 
 def make_job(request: Request, server: str) -> Job:

@@ -35,6 +35,10 @@ class Rates:
         }
         """By class, the rates that limit it."""
 
+    def limits(self, cost: str) -> bool:
+        """Whether any rate counts the actions of this class."""
+        return bool(self._limits[cost])
+
     def wait_s(self, cost: str, now: float) -> float:
         """How long until an action of this class may go (0: now)."""
         limits = self._limits[cost]

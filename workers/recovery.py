@@ -45,7 +45,7 @@ class Recovery:
         state, entry = await until_done("a record", lambda: self._redis.hmget(key, ["state", "entry"]))
         begun = state in (b"sending", b"sent") and entry == request.entry.encode()
         if begun and not self._may_repeat(request):
-            await self._worker.settle(request, WORKER_LOST)
+            await self._worker.settle([(request, WORKER_LOST, None)])
         else:
             self._worker.take([request])
 
@@ -64,4 +64,5 @@ class Recovery:
         )
         request = Request(lane, entry, entry_action_id(lane, entry))
         message = "its stream entry vanished: somebody trimmed or deleted it"
-        await self._worker.settle(request, Outcome(State.UNKNOWN, code=ErrorCode.ENTRY_LOST, message=message))
+        outcome = Outcome(State.UNKNOWN, code=ErrorCode.ENTRY_LOST, message=message)
+        await self._worker.settle([(request, outcome, None)])

@@ -22,20 +22,26 @@ WINDOWS: Final = {"urgent": 1, "write": 1, "read": 512}
 Read-only ones are pipelined, since Asterisk answers in order and they can be repeated."""
 
 
+MAX_GROUP: Final = 128
+"""Read-only actions that share a turn: a part of their window, so that the next are written before the last of these
+is answered."""
+
 SWEEP_S: Final = 0.2
 """How often the waiting entries' deadlines are looked at."""
 
 
 @dataclass(slots=True)
 class Turn:
-    """One entry's place in the queues."""
+    """A place in the queues: of one entry, or of several that go out together."""
 
     session: str
     cost: str
     deadline: float
     """Unix seconds by Redis' clock."""
     number: int
-    """Counts the entries in the order of their arrival."""
+    """Counts the turns in the order of their arrival."""
+    size: int = 1
+    """How many actions are written in it."""
     granted: asyncio.Future[bool] | None = field(default=None, repr=False)
     is_over: bool = False
 
@@ -59,9 +65,14 @@ class Schedule:
         self._sweeper: asyncio.TimerHandle | None = None
         self.waiting = 0
 
-    async def turn(self, session: str, cost: str, deadline: float) -> Turn | None:
-        """Wait for this entry's turn. None: its deadline came first (as far as this host can tell)."""
-        turn = Turn(session, cost, deadline, next(self._numbers))
+    def may_share(self, session: str, cost: str) -> bool:
+        """Whether actions of this kind may share a turn: only where they are pipelined, and no rate counts them."""
+        return WINDOWS[session] > 1 and not self._rates.limits(cost)
+
+    async def turn(self, session: str, cost: str, deadline: float, size: int = 1) -> Turn | None:
+        """Wait for a turn to write `size` actions (see `may_share`). None: the deadline came first (as far as this
+        host can tell)."""
+        turn = Turn(session, cost, deadline, next(self._numbers), size)
         queue = self._queues[session][cost]
         if not queue and self._may_go(turn):
             return turn
@@ -83,7 +94,7 @@ class Schedule:
         if turn.is_over:
             return
         turn.is_over = True
-        self._free[turn.session] += 1
+        self._free[turn.session] += turn.size
         if self.waiting:
             self._grant(turn.session)
 
@@ -98,7 +109,9 @@ class Schedule:
 
     def _may_go(self, turn: Turn) -> bool:
         """Take a place in the session's window and a rate token, if both are to be had."""
-        if turn.session not in self._open or not self._free[turn.session] or turn.deadline < self._server_now():
+        if turn.session not in self._open or self._free[turn.session] < turn.size:
+            return False
+        if turn.deadline < self._server_now():
             return False
         now = time.monotonic()
         wait_s = self._rates.wait_s(turn.cost, now)
@@ -106,7 +119,7 @@ class Schedule:
             self._wake_in(wait_s)
             return False
         self._rates.take(turn.cost, now)
-        self._free[turn.session] -= 1
+        self._free[turn.session] -= turn.size
         return True
 
     def _grant_all(self) -> None:

@@ -22,7 +22,7 @@ from workers.batch import tolerated, until_done
 from workers.calls import Calls
 from workers.clock import ServerClock
 from workers.config import Settings
-from workers.connection import AnswerTimeout, ConnectionLost
+from workers.connection import AnswerTimeout, Asked, ConnectionLost
 from workers.event_pump import EventPump
 from workers.lease import Lease, LeaseLost
 from workers.notify import notify
@@ -39,6 +39,9 @@ MISSED_PERIOD_S: Final = 5.0
 
 RESUME_RETRY_S: Final = 0.2
 """How soon Asterisk is asked anew what it is, if a session was lost in the middle of it."""
+
+ASK_TIMEOUT_S: Final = 10.0
+"""How long the worker waits for the answers to its own questions."""
 
 STUCK_S: Final = 30.0
 """Without any progress for so long while Redis answers, the service manager is to start the worker anew."""
@@ -278,7 +281,8 @@ class Tenure:
 
     async def _ask(self, name: str) -> Exchange:
         # The form of an entry's id, which no producer may give as an ActionID.
-        return await self._sessions.request("read", Action(name, [], f"0-{time.monotonic_ns()}"), spec_of(name), 10.0)
+        action = Action(name, [], f"0-{time.monotonic_ns()}")
+        return await self._sessions.request("read", Asked(action, spec_of(name), ASK_TIMEOUT_S))
 
     def _set_state(self, state: str) -> None:
         """Change the state, and have the heartbeat say so at once."""

@@ -5,15 +5,13 @@ Asterisk serves a session serially, so that whatever is slow on one would hold u
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
 
 from broker.ami import (
-    Action,
-    ActionSpec,
     Event,
     Exchange,
     LocalProtocolError,
@@ -24,7 +22,7 @@ from broker.ami import (
 from broker.errors import SettingsError
 from workers.backoff import Backoff
 from workers.config import Settings
-from workers.connection import Connection, ConnectionLost
+from workers.connection import Answers, Asked, Connection, ConnectionLost
 
 EVENTS: Final = "events"
 ACTION_ROLES: Final = ("urgent", "write", "read")
@@ -108,19 +106,21 @@ class Sessions:
             for connection in self._connections.values():
                 connection.abort("the worker stops")
 
-    async def request(
-        self,
-        role: str,
-        action: Action,
-        spec: ActionSpec,
-        timeout_s: float,
-        on_response: Callable[[Response], None] | None = None,
-    ) -> Exchange:
+    async def request(self, role: str, asked: Asked) -> Exchange:
         """See `Connection.request`; also `ConnectionLost` (not written) while that session is away."""
+        return await self._session(role).request(asked)
+
+    def request_all(
+        self, role: str, asked: Sequence[Asked], on_response: Callable[[str, Response], None] | None = None
+    ) -> Answers:
+        """See `Connection.request_all`; also `ConnectionLost` (not written) while that session is away."""
+        return self._session(role).request_all(asked, on_response)
+
+    def _session(self, role: str) -> Connection:
         connection = self._connections.get(role)
         if connection is None:
             raise ConnectionLost(f"the {role} session is away", written=False)
-        return await connection.request(action, spec, timeout_s, on_response)
+        return connection
 
     @property
     def present(self) -> set[str]:

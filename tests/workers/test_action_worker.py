@@ -671,3 +671,30 @@ async def test_a_redis_that_takes_no_writes_for_a_while_loses_nothing(
         await desk.add("Ping", "a2")
         assert (await desk.settled("a2"))["state"] == "done"
     assert asterisk.write_counts()["a1"] == 1
+
+
+# -- entries that share a turn
+
+
+async def test_each_of_those_that_share_a_turn_has_a_fate_of_its_own(
+    redis_url: str, asterisk: SimulatedAsterisk
+) -> None:
+    await asterisk.stop()
+    async with running_worker(make_settings(redis_url, asterisk), connected=False), Desk(redis_url) as desk:
+        await desk.add("Ping", "a1")
+        await desk.add("Ping", "a2", Bus_Deadline="+0.3")
+        await desk.add("QueueStatus", "a3")
+        await desk.add("Ping", "a1")  # the same again
+        await desk.add("CoreStatus", "a1")  # something else under its name
+        await desk.add("Ping", "a4", Bus_Timeout="0.4")
+        await desk.add("Ping", "a5")
+        asterisk.faults.lose_response("a4")
+        asterisk.faults.lose_response("a5")
+        assert (await desk.settled("a2"))["state"] == "expired"
+        await asterisk.start()
+        states = {name: (await desk.settled(name))["state"] for name in ("a1", "a2", "a3", "a4", "a5")}
+        assert states == {"a1": "done", "a2": "expired", "a3": "done", "a4": "unknown", "a5": "done"}
+        await eventually(lambda: is_idle(desk))
+        assert len(await desk.lines(desk.keys.dead)) == 1
+    counts = asterisk.write_counts()
+    assert {name: counts.get(name, 0) for name in states} == {"a1": 1, "a2": 0, "a3": 1, "a4": 1, "a5": 2}

@@ -204,3 +204,17 @@ def test_delays_grow_with_jitter_up_to_the_most() -> None:
     assert len(set(delays)) > 30
     backoff.reset()
     assert backoff.next_s() <= 0.1
+
+
+async def test_what_is_handed_in_together_goes_out_in_one_call_and_is_answered_as_a_list() -> None:
+    recorder = Recorder()
+    batch: Batch[int, int] = Batch("test", recorder.send)
+    first = batch.add(0)
+    await asyncio.sleep(0)
+    most = batch.add_all(list(range(1, MAX_BATCH)))
+    two = batch.add_all([500, 501])
+    last = batch.add(502)
+    recorder.open.set()
+    assert (await first, await last) == (0, 5020)
+    assert (await most, await two) == ([item * 10 for item in range(1, MAX_BATCH)], [5000, 5010])
+    assert recorder.calls == [[0], list(range(1, MAX_BATCH)), [500, 501, 502]]

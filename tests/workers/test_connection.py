@@ -9,7 +9,7 @@ import pytest
 from broker.ami import Action, Exchange, LocalProtocolError, LoginRefused, RemoteProtocolError, Response, spec_of
 from tests.workers.worker_process import SECRET, USERS, eventually, soon
 from workers import connection as module
-from workers.connection import AnswerTimeout, Connection, ConnectionLost
+from workers.connection import AnswerTimeout, Asked, Connection, ConnectionLost
 from workers.simulated import SimulatedAsterisk
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -37,12 +37,14 @@ async def ask(
     name: str,
     action_id: str,
     timeout_s: float = 5.0,
-    on_response: Callable[[Response], None] | None = None,
     **headers: str,
 ) -> Exchange:
-    action = Action(name, list(headers.items()), action_id)
-    exchange: Exchange = await soon(session.request(action, spec_of(name), timeout_s, on_response))
+    exchange: Exchange = await soon(session.request(asked(name, action_id, timeout_s, **headers)))
     return exchange
+
+
+def asked(name: str, action_id: str, timeout_s: float = 5.0, **headers: str) -> Asked:
+    return Asked(Action(name, list(headers.items()), action_id), spec_of(name), timeout_s)
 
 
 @contextlib.asynccontextmanager
@@ -71,9 +73,11 @@ async def test_a_list_is_whole_and_its_beginning_is_told_first(
     session: Connection, asterisk: SimulatedAsterisk
 ) -> None:
     asterisk.faults.cut_bytes = 7
-    begun: list[Response] = []
-    exchange = await ask(session, "QueueStatus", "a1", on_response=begun.append)
-    assert [each.starts_list for each in begun] == [True]
+    begun: list[tuple[str, Response]] = []
+    answers = session.request_all([asked("QueueStatus", "a1")], lambda *told: begun.append(told))
+    ((_, exchange),) = await soon(anext(answers))
+    assert isinstance(exchange, Exchange)
+    assert [(action_id, each.starts_list) for action_id, each in begun] == [("a1", True)]
     assert exchange.answer.events[-1].completes_list
     assert {event.action_id for event in exchange.answer.events} == {"a1"}
 
@@ -265,3 +269,38 @@ async def test_nobody_listens(asterisk: SimulatedAsterisk) -> None:
     with pytest.raises(OSError, match="Connect call failed"):
         await soon(log_in(asterisk.port))
     await asterisk.start()
+
+
+async def test_what_is_written_together_is_told_as_it_comes_and_each_once(
+    session: Connection, asterisk: SimulatedAsterisk
+) -> None:
+    asterisk.faults.lose_response("a3")
+    answers = session.request_all([asked("Ping", f"a{number}", 0.5) for number in range(1, 5)])
+    told: list[tuple[str, Exchange | Exception]] = []
+    async for some in answers:
+        told += some
+    assert [action_id for action_id, _ in told] == ["a1", "a2", "a3", "a4"]
+    assert [type(what) for _, what in told[:2]] == [Exchange, Exchange]
+    # Asterisk answered a later one: the answer to this one is lost.
+    assert isinstance(told[2][1], Exchange)
+    assert told[2][1].overtaken
+    assert await soon(anext(answers, None)) is None
+
+
+async def test_of_what_was_written_together_the_rest_is_lost_with_the_session(
+    session: Connection, asterisk: SimulatedAsterisk
+) -> None:
+    for number in (2, 3):
+        asterisk.faults.lose_response(f"a{number}")
+    answers = session.request_all([asked("Ping", f"a{number}", 0.3) for number in range(1, 4)])
+    told: dict[str, Exchange | Exception] = {}
+    async for some in answers:
+        told |= dict(some)
+    assert [type(told[f"a{number}"]) for number in (1, 2, 3)] == [Exchange, AnswerTimeout, ConnectionLost]
+
+
+async def test_nothing_is_written_to_a_session_that_is_lost(session: Connection, asterisk: SimulatedAsterisk) -> None:
+    session.abort("gone")
+    with pytest.raises(ConnectionLost) as caught:
+        session.request_all([asked("Ping", "a1")])
+    assert not caught.value.written

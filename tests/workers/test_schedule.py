@@ -171,3 +171,25 @@ async def test_what_was_late_from_the_start_is_told_so() -> None:
 )
 def test_each_lane_and_kind_has_its_session(lane: str, reads_only: bool, session: str) -> None:
     assert session_of(lane, reads_only) == session
+
+
+async def test_a_shared_turn_takes_as_many_places_as_it_has_actions() -> None:
+    schedule = make()
+    window = WINDOWS["read"]
+    holder = await schedule.turn("read", READS, NEVER, window - 1)
+    assert holder is not None
+    pair = asyncio.create_task(schedule.turn("read", READS, NEVER, 2))
+    await settle()
+    assert not pair.done()
+    schedule.release(holder)
+    schedule.release(await got(pair))
+    assert await schedule.turn("read", READS, NEVER, window) is not None, "all places are free again"
+
+
+async def test_turns_are_shared_only_where_nothing_counts_single_actions() -> None:
+    assert make().may_share("read", READS)
+    assert not make().may_share("write", CHANGES)
+    assert not make().may_share("urgent", READS)
+    limited = Schedule(Rates(0, {CALLS: 0.0, CHANGES: 0.0, READS: 5.0}), time.time)
+    assert not limited.may_share("read", READS)
+    assert not Schedule(Rates(5, {CALLS: 0.0, CHANGES: 0.0, READS: 0.0}), time.time).may_share("read", READS)

@@ -13,7 +13,7 @@ from broker.errors import SettingsError
 from tests.workers.worker_process import EVENTS_SECRET, SECRET, USERS, eventually, make_settings, soon
 from workers import sessions as module
 from workers.config import Settings
-from workers.connection import AnswerTimeout, ConnectionLost
+from workers.connection import AnswerTimeout, Asked, ConnectionLost
 from workers.sessions import Sessions
 from workers.simulated import ALL_CLASSES, SimulatedAsterisk, User
 
@@ -55,7 +55,7 @@ async def kept(asterisk: SimulatedAsterisk, **settings: str) -> AsyncIterator[St
 
 
 async def ask(story: Story, role: str, name: str, action_id: str, timeout_s: float = 5.0) -> None:
-    await soon(story.sessions.request(role, Action(name, [], action_id), spec_of(name), timeout_s))
+    await soon(story.sessions.request(role, Asked(Action(name, [], action_id), spec_of(name), timeout_s)))
 
 
 async def refusal(asterisk: SimulatedAsterisk, **settings: str) -> str:
