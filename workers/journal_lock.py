@@ -78,7 +78,7 @@ def _locked(fd: int, grace_s: float) -> bool:
 def _end_holder(fd: int, path: Path) -> None:
     """Kill the process that wrote itself down as the holder, if it is still that process."""
     match os.pread(fd, WIDTH, 0).split():
-        case [pid, started] if pid.isdigit() and started.isdigit():
+        case [pid, started] if pid.isdigit() and started.isdigit() and int(started):
             _kill(int(pid), int(started), path)
         case _:
             raise JournalBusy(f"{path} is locked, and does not say by which process")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
@@ -112,6 +112,16 @@ def test_noting_again_does_not_unwrite(opened: Journal, tmp_path: Path, clock: C
     assert flags(again, "call-1", "call-2") == [True, False]
     assert [again.known(action_id).entry for action_id in ("call-1", "call-2")] == ["2-2", "2-2"]  # type: ignore[union-attr]
     again.close()
+
+
+def test_one_line_that_says_written_is_enough(opened: Journal, tmp_path: Path) -> None:
+    note(opened, "call-1")
+    note(opened, "call-1")
+    opened.close()
+    path_of(tmp_path).write_bytes(path_of(tmp_path).read_bytes().replace(b"A -", b"A W", 1))
+    journal = reopen(tmp_path)
+    assert flags(journal, "call-1") == [True]
+    journal.close()
 
 
 def test_a_note_is_known_for_as_long_as_asked(opened: Journal, clock: Clock) -> None:
@@ -240,6 +250,7 @@ STEPS = st.lists(
 )
 
 
+@settings(deadline=None)  # it waits for the disk
 @given(steps=STEPS, last=st.lists(st.integers(0, 9), max_size=3), cut=st.integers(0, 200))
 def test_no_crash_unwrites_or_forgets(steps: list[tuple[str, Any]], last: list[int], cut: int) -> None:
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as monkeypatch:

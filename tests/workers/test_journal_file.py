@@ -76,7 +76,7 @@ def test_a_real_disk_that_is_full(tmp_path: Path, clock: Clock) -> None:
         assert flags(journal, noted[-1]) == [True]
         journal.close()
     finally:
-        subprocess.run(["umount", str(tmp_path)], check=True)
+        subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
 
 
 def test_after_a_failed_sync_the_file_is_made_anew(
@@ -174,6 +174,50 @@ def test_what_has_expired_goes_and_the_rest_is_as_it_was(
     assert journal.last_epoch == 9
     assert sorted(path.suffix for path in tmp_path.glob("ami*")) == [".journal", ".lock"]
     journal.close()
+
+
+@pytest.mark.usefixtures("_short")
+def test_what_was_noted_twice_stays_written(tmp_path: Path, opened: Journal, clock: Clock) -> None:
+    fill(opened, "old")
+    fill(opened, "older")
+    note(opened, "call-1")
+    opened.begin_write("call-1")
+    clock.now_s += KEEP_S - 1
+    note(opened, "call-1")
+    clock.now_s += 2
+    note(opened, "new")
+    opened.close()
+    assert path_of(tmp_path).read_bytes().count(b" call-1\n") == 1
+    journal = reopen(tmp_path, clock)
+    assert flags(journal, "call-1") == [True]
+    journal.close()
+
+
+@pytest.mark.usefixtures("_short")
+def test_a_file_that_is_mostly_of_use_stays(tmp_path: Path, opened: Journal, clock: Clock) -> None:
+    fill(opened, "old")
+    clock.now_s += KEEP_S
+    fill(opened, "new")
+    fill(opened, "newer")
+    clock.now_s += 1
+    before = path_of(tmp_path).stat().st_ino
+    note(opened, "newest")
+    assert path_of(tmp_path).stat().st_ino == before
+
+
+@pytest.mark.usefixtures("_short")
+def test_nothing_is_noted_in_a_file_whose_name_may_be_lost(
+    opened: Journal, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(opened, "old")
+    fill(opened, "older")
+    clock.now_s += KEEP_S + 1
+    fail_once(monkeypatch, "fsync")
+    with pytest.raises(JournalFull):
+        note(opened, "new-1")
+    assert flags(opened, "new-1") == [None]
+    note(opened, "new-1")
+    opened.begin_write("new-1")
 
 
 @pytest.mark.usefixtures("_short")

@@ -1,5 +1,6 @@
 """One holder of the journal: who had it before is ended, and if that cannot be, fenced."""
 
+import fcntl
 import os
 import signal
 import threading
@@ -9,8 +10,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.workers.journal_process import KEEP_S, OWNER, JournalProcess
-from tests.workers.journals import Clock, clock_of_today, flags, note, path_of, reopen
+from tests.workers.journals import GRACE_S, Clock, clock_of_today, flags, note, path_of, reopen
 from workers.journal import Fenced, Journal, JournalBusy, JournalError
+from workers.journal_lock import JournalLock
 
 
 def test_a_holder_that_does_not_end_is_killed(tmp_path: Path) -> None:
@@ -42,7 +44,7 @@ def test_a_process_does_not_kill_itself(opened: Journal, tmp_path: Path) -> None
     note(opened, "call-1")
 
 
-@pytest.mark.parametrize("text", ["", "{pid}", "{pid} x", "one 2"])
+@pytest.mark.parametrize("text", ["", "{pid}", "{pid} x", "{pid} 0", "one 2"])
 def test_a_holder_that_is_not_known_is_not_killed(tmp_path: Path, text: str) -> None:
     with JournalProcess(tmp_path) as process:
         (tmp_path / "ami_pbx1.journal.lock").write_text(text.format(pid=process.pid))
@@ -84,6 +86,22 @@ def test_a_failure_to_open_gives_the_lock_back(tmp_path: Path) -> None:
         reopen(tmp_path)
     path_of(tmp_path).unlink()
     reopen(tmp_path).close()
+
+
+def test_a_lock_on_a_removed_file_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "lock"
+    flock = fcntl.flock
+
+    def remove_first(fd: int, operation: int) -> None:
+        monkeypatch.undo()
+        path.unlink()
+        flock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", remove_first)
+    lock = JournalLock.take(path, GRACE_S)
+    with pytest.raises(JournalBusy):
+        JournalLock.take(path, GRACE_S)
+    lock.release()
 
 
 def unlocked(directory: Path) -> Journal:
