@@ -1,5 +1,21 @@
-"""Fixtures of all tests: real servers, each started once per run."""
+"""Fixtures of all tests: real servers, each started once per run; and a journal for each test alone."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
 
 from tests.servers import own_redis, redis_server, redis_url
 
-__all__ = ["own_redis", "redis_server", "redis_url"]
+__all__ = ["journal_of_its_own", "own_redis", "redis_server", "redis_url"]
+
+# For workers that a fixture starts for several tests.
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="amibus-state-")
+
+
+@pytest.fixture(autouse=True)
+def journal_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests give their actions the same ActionIDs, and each has a Redis that it finds empty: to a journal that had seen
+    another test's, that would be a Redis that has gone back in time."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from broker.ami import Event
+from broker.codec import State
+from workers.channels import UP, Channel
+from workers.outcome import Outcome, answered_outcome, ended_outcome, originate_outcome
 
 Note = dict[str, Any]
 """What an event changes of a call: see the script `publish_events`."""
@@ -15,9 +18,6 @@ UNSEEN_S: Final = 30.0
 
 UNTELLING: Final = ("", "0")
 """Hangup causes that give no cause."""
-
-UP: Final = "6"
-"""ChannelState of an answered channel (AST_STATE_UP)."""
 
 
 @dataclass(slots=True)
@@ -33,8 +33,10 @@ class Call:
     state: str = ""
     """Empty until a channel of it was seen; then `dialing`, `up`, `ended`."""
     cause: str = ""
-    response: asyncio.Future[Event] | None = None
-    """The OriginateResponse, for whoever waits for it."""
+    response: asyncio.Future[Outcome] | None = None
+    """What became of the Originate, for whoever waits for it."""
+    is_doubtful: bool = False
+    """The Originate was settled as `unknown`: what is seen of its call now is the truth about it."""
 
     @property
     def is_over(self) -> bool:
@@ -49,9 +51,20 @@ class Calls:
     call. Membership is by Uniqueid, and stays when calls are bridged or transferred: Linkedid then changes hands.
     """
 
-    def __init__(self, now: Callable[[], float], record_ttl_ms: int) -> None:
+    def __init__(
+        self,
+        now: Callable[[], float],
+        record_ttl_ms: int,
+        *,
+        on_truth: Callable[[str, Outcome], None],
+        on_note: Callable[[Note], None],
+    ) -> None:
+        """`on_truth` hears what became of an Originate that was settled as `unknown`; `on_note` of a change of a call
+        that no event brought."""
         self._now = now
         self._ttl_ms = record_ttl_ms
+        self._on_truth = on_truth
+        self._on_note = on_note
         self._calls: dict[str, Call] = {}
         self._legs: dict[str, Call] = {}
         """By Uniqueid: the members of every call."""
@@ -62,10 +75,11 @@ class Calls:
     def __len__(self) -> int:
         return len(self._calls)
 
-    def expect(self, action_id: str, channel_id: str) -> asyncio.Future[Event]:
-        """An Originate is about to be written. The future is its OriginateResponse.
+    def expect(self, action_id: str, channel_id: str) -> asyncio.Future[Outcome]:
+        """An Originate is about to be written, or may have been. The future is what became of it: its
+        OriginateResponse, or that its call was found answered.
 
-        `give_up` must follow if nobody waits any more.
+        `give_up` must follow when nobody waits any more.
         """
         call = self._calls.get(action_id)
         if call is None:
@@ -87,27 +101,62 @@ class Calls:
         elif not call.state:
             self._forget_if_unseen_soon(call)
 
-    def load(self, legs: Mapping[str, str]) -> None:
-        """Take over the live legs (Uniqueid -> ActionID) that an earlier worker left."""
+    def doubt(self, action_id: str) -> None:
+        """The Originate was settled as `unknown`: have the truth told when it is seen."""
+        call = self._calls.get(action_id)
+        if call is not None:
+            call.is_doubtful = True
+            if call.state == "up":
+                self._tell_truth(call, answered_outcome())
+            elif not call.state:  # it may be heard of as long as its record is there
+                asyncio.get_running_loop().call_later(self._ttl_ms / 1000, self._forget_unseen, call, True)
+
+    def load(self, legs: Mapping[str, str], records: Mapping[str, tuple[str | None, str | None]]) -> None:
+        """Take over the legs (Uniqueid -> ActionID) that an earlier worker left; `records`: what the record of each
+        action says of its call, and its state."""
         for uniqueid, action_id in legs.items():
+            seen, state = records.get(action_id, ("dialing", None))
             call = self._calls.setdefault(action_id, Call(action_id, uniqueid))
-            call.state = call.state or "dialing"
+            call.is_doubtful = state == State.UNKNOWN
+            if not seen:  # it was to be placed: nobody has seen a channel of it
+                self._expected[uniqueid] = call
+                continue
+            call.state = seen if seen == "up" else "dialing"
             call.legs.add(uniqueid)
             call.members.add(uniqueid)
             self._legs[uniqueid] = call
+
+    def see(self, channels: Mapping[str, Channel]) -> list[Note]:
+        """Compare with the channels that are alive (by Uniqueid): what was missed of the bus's own calls."""
+        notes = []
+        for channel_id, call in [*self._expected.items()]:
+            if channel_id in channels:
+                del self._expected[channel_id]
+                self._legs[channel_id] = call
+                notes.append(self._appear(call, channel_id, channels[channel_id].name))
+            elif call.response is None or call.response.done():
+                self._forget(call)
+                notes.append(_note(call, drop=[channel_id]))
+        for call in [*self._calls.values()]:
+            channel = channels.get(call.channel_id)
+            if call.state == "dialing" and channel is not None and channel.state == UP:
+                notes.append(self._answer(call))
+                if call.response is not None and not call.response.done():
+                    call.response.set_result(answered_outcome())
+        return notes
 
     def alive(self) -> set[str]:
         """The Uniqueids of all live legs."""
         return {uniqueid for call in self._calls.values() for uniqueid in call.legs}
 
     def awaited(self) -> set[str]:
-        """The ChannelIds of all calls whose OriginateResponse is waited for."""
+        """The ChannelIds of all calls whose outcome is waited for."""
         return {
             call.channel_id for call in self._calls.values() if call.response is not None and not call.response.done()
         }
 
     def lose(self, channel_ids: Collection[str], error: Exception) -> None:
-        """The OriginateResponses of these calls cannot come any more: whoever waits for one gets the error."""
+        """The outcome of these calls cannot be seen any more: whoever waits for one gets the error."""
         for call in [*self._calls.values()]:
             if call.channel_id in channel_ids and call.response is not None and not call.response.done():
                 call.response.set_exception(error)
@@ -151,13 +200,21 @@ class Calls:
     def deliver(self, event: Event) -> None:
         """Hand an OriginateResponse to whoever waits for it; called once it is out, so that the result comes after."""
         call = self._calls.get(event.action_id or "")
-        if call is not None and call.response is not None and not call.response.done():
-            call.response.set_result(event)
-            failed = (event.headers.get("Response") or "").lower() != "success"
+        if call is None:
+            return
+        outcome = originate_outcome(event.headers)
+        if call.is_doubtful:
+            self._tell_truth(call, outcome)
+        if call.response is not None and not call.response.done():
+            call.response.set_result(outcome)
             if call.is_over:
                 self._forget(call)
-            elif failed and not call.state:
+            elif outcome.state is State.FAILED and not call.state:
                 self._forget_if_unseen_soon(call)
+
+    def _tell_truth(self, call: Call, outcome: Outcome) -> None:
+        call.is_doubtful = False
+        self._on_truth(call.action_id, outcome)
 
     def _join(self, event: Event) -> None:
         """A new channel is a leg if it is the expected one, or carries the Linkedid of a leg."""
@@ -201,6 +258,8 @@ class Calls:
 
     def _answer(self, call: Call) -> Note:
         call.state = "up"
+        if call.is_doubtful:
+            self._tell_truth(call, answered_outcome())
         return _note(call, fields=["call", "up", "answered_at", f"{self._now():.6f}"])
 
     def _hang_up(self, call: Call, uniqueid: str, cause: str) -> Note:
@@ -211,6 +270,8 @@ class Calls:
             call.cause = cause
         if call.legs:
             return _note(call, drop=[uniqueid])
+        if call.is_doubtful and call.state == "dialing" and cause:
+            self._tell_truth(call, ended_outcome(call.cause))
         call.state = "ended"
         if call.is_over:
             self._forget(call)
@@ -221,9 +282,12 @@ class Calls:
         # The events of its channel may still be on their way: Asterisk sends them by another path.
         asyncio.get_running_loop().call_later(UNSEEN_S, self._forget_unseen, call)
 
-    def _forget_unseen(self, call: Call) -> None:
-        if not call.state:
+    def _forget_unseen(self, call: Call, even_doubtful: bool = False) -> None:
+        if call.state or self._calls.get(call.action_id) is not call or (call.is_doubtful and not even_doubtful):
+            return
+        if call.response is None or call.response.done():
             self._forget(call)
+            self._on_note(_note(call, drop=[call.channel_id]))
 
     def _forget(self, call: Call) -> None:
         self._calls.pop(call.action_id, None)

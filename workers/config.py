@@ -75,6 +75,11 @@ class Settings:
         (), "Events with secrets in them that are published all the same, by name."
     )
     lease_s: float = _setting(5.0, "Life of the lease: how soon another worker may take over from a dead one.")
+    journal_dir: str = _setting(
+        "",
+        "Directory of the journal, on a local disk of Asterisk's host (default: $STATE_DIRECTORY, "
+        "$XDG_STATE_HOME/amibus or ~/.local/state/amibus).",
+    )
     drain_s: float = _setting(30.0, "How long a stopping worker waits for answers to what it has sent.")
     name: str = _setting("", "This worker's name on the bus (default: host-pid).")
     log_format: str = _setting("auto", "auto (console on a terminal, else json), console or json.")

@@ -50,6 +50,12 @@ class ConnectionLost(Exception):
 class AnswerTimeout(Exception):
     """Asterisk has not given its whole answer in time. The session is given up with it."""
 
+    written: Final = True
+
+
+Unanswered = ConnectionLost | AnswerTimeout
+"""Why an action has no (whole) answer."""
+
 
 class Asked(NamedTuple):
     """An action to write, and how long its answer is waited for."""
@@ -65,10 +71,10 @@ class Answers:
 
     def __init__(self, awaited: int) -> None:
         self._awaited = awaited
-        self._come: list[tuple[str, Exchange | Exception]] = []
+        self._come: list[tuple[str, Exchange | Unanswered]] = []
         self._news: asyncio.Future[None] | None = None
 
-    def tell(self, action_id: str, what: Exchange | Exception) -> None:
+    def tell(self, action_id: str, what: Exchange | Unanswered) -> None:
         """One of them has its answer."""
         self._come.append((action_id, what))
         if self._news is not None and not self._news.done():
@@ -77,7 +83,7 @@ class Answers:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> list[tuple[str, Exchange | Exception]]:
+    async def __anext__(self) -> list[tuple[str, Exchange | Unanswered]]:
         if not self._awaited:
             raise StopAsyncIteration
         if not self._come:

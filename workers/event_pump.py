@@ -107,8 +107,15 @@ class EventPump:
         self, name: str, action_ids: list[str] | None = None, notes: list[Note] | None = None, **headers: object
     ) -> None:
         """Send an event of the pump's own, whose name begins with `Bus`."""
-        pairs = [(header, str(value)) for header, value in headers.items()]
-        self._put(name, Headers(pairs), action_ids or [], notes or [], None, needed=True)
+        self.announce_headers(
+            name, Headers([(header, str(value)) for header, value in headers.items()]), action_ids, notes
+        )
+
+    def announce_headers(
+        self, name: str, headers: Headers, action_ids: list[str] | None = None, notes: list[Note] | None = None
+    ) -> None:
+        """The same, with headers that repeat."""
+        self._put(name, headers, action_ids or [], notes or [], None, needed=True)
 
     def note(self, note: Note) -> None:
         """Have a change of a call written without an event of its own: with the next one."""

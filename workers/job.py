@@ -45,7 +45,9 @@ class Job:
     outcome_timeout_s: float = 0.0
     """How long the OriginateResponse is waited for."""
     sending_at: float | None = None
-    """Redis' time of its mark; None: not marked by this worker."""
+    """Redis' time of its mark; None: it is not marked."""
+    epoch: int | None = None
+    """The epoch of its mark: this worker's, or a lost one's."""
     again: bool = False
     """A worker that was lost had begun it, and it may be repeated."""
     written: bool = False

@@ -92,6 +92,7 @@ class Journal:
         self._compact_at = COMPACT_BYTES
         self._must_replace = False
         """A sync has failed: nobody knows what of this file is on the disk. A new one is made before all else."""
+        self._damaged = False
         self.last_epoch = 0
         """The highest epoch ever sealed here; 0: none."""
         self._load()
@@ -135,6 +136,10 @@ class Journal:
         if note is None or note.at < self._now() - self._keep_s:
             return None
         return Noted(action_id, note.lane, note.entry, note.epoch, note.at, note.written)
+
+    def covers(self, epoch: int) -> bool:
+        """Whether all that was noted in this epoch is here, so that what is not was never written to Asterisk."""
+        return any(seal.epoch == epoch for seal in self._seals) and not self._damaged
 
     def seal(self, epoch: int) -> None:
         """Begin an epoch: whoever held this journal before writes nothing from now on. Raises `JournalFull` and
@@ -233,6 +238,7 @@ class Journal:
                     self.last_epoch = max(self.last_epoch, note.epoch)
                     if not self._batches or self._batches[-1][0] != note.at:
                         self._batches.append((note.at, note.offset))
+        self._damaged = damaged > 0
         if damaged:
             log.error("the journal has damaged lines: skipped", file=str(self._file.path), lines=damaged)
 

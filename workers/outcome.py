@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Final
 
-from broker.ami import Event, Exchange, Headers
+from broker.ami import Exchange, Headers
 from broker.codec import State
 from broker.errors import ErrorCode
 
@@ -13,11 +13,13 @@ _ERROR_CODES: Final = (
     ("asterisk is shutting down", ErrorCode.NOT_EXECUTED),
 )
 
+ANSWERED: Final = "4"
+
 REASONS: Final = {
     "0": "failed, or no such channel",
     "1": "hung up by the caller's side",
     "3": "rang, no answer",
-    "4": "answered",
+    ANSWERED: "answered",
     "5": "busy",
     "8": "congestion, rejected or out of order",
 }
@@ -61,12 +63,9 @@ def outcome_of(exchange: Exchange) -> Outcome:
     return outcome
 
 
-def originate_outcome(exchange: Exchange, event: Event) -> Outcome:
-    """What the OriginateResponse says of a call."""
-    headers = event.headers
-    outcome = outcome_of(exchange)
-    outcome.events = [headers]
-    outcome.reason = headers.get("Reason")
+def originate_outcome(headers: Headers) -> Outcome:
+    """What the headers of an OriginateResponse say of a call."""
+    outcome = Outcome(State.DONE, events=[headers], reason=headers.get("Reason"))
     if headers.get("Uniqueid", NO_CHANNEL) != NO_CHANNEL:  # without a channel, Channel is only what was dialled
         outcome.channel = headers.get("Channel")
         outcome.uniqueid = headers.get("Uniqueid")
@@ -75,6 +74,17 @@ def originate_outcome(exchange: Exchange, event: Event) -> Outcome:
         outcome.code = ErrorCode.ORIGINATE_FAILED
         outcome.message = f"the call failed: {REASONS.get(outcome.reason or '', 'no reason given')}"
     return outcome
+
+
+def answered_outcome() -> Outcome:
+    """An Originate whose OriginateResponse nobody saw, and whose call was answered all the same."""
+    return Outcome(State.DONE, reason=ANSWERED)
+
+
+def ended_outcome(cause: str) -> Outcome:
+    """The same, of a call that hung up without having been answered; `cause` is its Hangup's."""
+    why = f"the call failed: it was hung up before it was answered, cause {cause}"
+    return Outcome(State.FAILED, code=ErrorCode.ORIGINATE_FAILED, message=why)
 
 
 def _error_code(message: str) -> ErrorCode:

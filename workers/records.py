@@ -1,11 +1,13 @@
 """What is written on Redis for one entry: its record, the line in `results`, the copy in `dead`, the messages."""
 
+from dataclasses import replace
 from typing import Any, Final
 
 from broker.ami import Headers, Response, mask
 from broker.codec import BusResponse, Result, State, pack, response_map, result_map
 from broker.entry import Request, text_of
 from broker.errors import ErrorCode
+from broker.record import Record, result_of_fields
 from workers.config import Settings
 from workers.job import Job
 from workers.outcome import Outcome
@@ -68,13 +70,14 @@ class Records:
         sending_at = None if job is None else job.sending_at
         message = pack(result_map(self._result(request, outcome, at, sending_at)))
         reads_only = job is not None and job.reads_only
-        call_failed = job is not None and outcome.code is not None
+        # Of a call that failed the ChannelId is free again; of one of which nobody knows it is not.
+        call_failed = job is not None and outcome.code is not None and outcome.state is not State.UNKNOWN
         settled_at = f"{at:.6f}"
         return {
             "id": request.action_id,
             "lane": request.lane,
             "entry": request.entry,
-            "attempt": "" if sending_at is None else epoch,
+            "attempt": "" if job is None or sending_at is None else job.epoch or epoch,
             "ttl_ms": self._read_ttl_ms if reads_only else self._ttl_ms,
             "message": message,
             "reply": request.reply,
@@ -86,9 +89,40 @@ class Records:
             "producer": request.producer,
             "queued_at": f"{request.queued_at:.6f}",
             "settled_at": settled_at,
+            "revised": 0,
             "base": self.base(request) if whole or sending_at is None else [],
             "fields": _final_fields(outcome),
             "dead": _dead(request, outcome) if outcome.state is State.REJECTED else [],
+        }
+
+    def revision(self, record: Record, outcome: Outcome, at: float) -> Item:
+        """For `settle`: the truth about an action that was settled as `unknown`."""
+        told = record.result or result_of_fields(record.server, record.action_id, record.fields)
+        response = outcome.response or told.response
+        message = replace(
+            told, state=outcome.state, response=response, events=outcome.events or told.events, error_code=outcome.code,
+            error_message=outcome.message, revised=True, settled_at=at,
+        )  # fmt: skip
+        return {
+            "id": record.action_id,
+            "lane": record.get("lane"),
+            "entry": record.entry,
+            "attempt": "",
+            "ttl_ms": self._ttl_ms,
+            "message": pack(result_map(message)),
+            "reply": record.get("reply"),
+            "channel_id": "",
+            "state": outcome.state,
+            "error_code": outcome.code or "",
+            "error": (outcome.message or "")[:MAX_LINE_TEXT],
+            "action": record.get("action"),
+            "producer": record.get("producer"),
+            "queued_at": record.get("queued_at"),
+            "settled_at": f"{at:.6f}",
+            "revised": 1,
+            "base": [],
+            "fields": _final_fields(outcome),
+            "dead": [],
         }
 
     def base(self, request: Request) -> list[str | bytes]:
@@ -131,6 +165,8 @@ def _response_fields(response: Headers | None) -> list[str | bytes]:
 def _extra(request: Request) -> list[str | bytes]:
     """The fields that only some requests have."""
     fields: list[str | bytes] = []
+    if request.reply:
+        fields += ["reply", request.reply]
     if request.tag:
         fields += ["tag", request.tag]
     if request.traceparent:

@@ -1,5 +1,7 @@
 """What was in flight when a worker was lost: found in the group's pending list by the next holder of the lease."""
 
+from typing import Any, Final
+
 import structlog
 from redis.asyncio import Redis
 
@@ -13,6 +15,9 @@ from workers.config import Settings
 from workers.job import make_job
 from workers.outcome import Outcome
 from workers.reader import Reader
+
+SCAN_COUNT: Final = 500
+"""Keys looked at in one step of a search through all records."""
 
 log = structlog.get_logger()
 
@@ -36,33 +41,55 @@ class Recovery:
                 log.info("taking over pending entries", lane=lane, entries=len(requests), gone=len(gone))
             for request in requests:
                 await self._take_over(request)
-            for entry in gone:
-                await self._entry_lost(lane, entry)
+            if gone:
+                await self._entries_lost(lane, set(gone))
 
     async def _take_over(self, request: Request) -> None:
-        # What changes something and was begun is settled at once: it need not wait for Asterisk or its turn.
         key = self._keys.action(request.action_id)
-        state, entry = await until_done("a record", lambda: self._redis.hmget(key, ["state", "entry"]))
-        begun = state in (b"sending", b"sent") and entry == request.entry.encode()
-        if begun and not self._may_repeat(request):
-            await self._worker.settle([(request, WORKER_LOST, None)])
-        else:
+        names = ["state", "entry", "epoch", "sending_at"]
+        state, entry, epoch, sending_at = await until_done("a record", lambda: self._redis.hmget(key, names))
+        if state not in (b"sending", b"sent") or entry != request.entry.encode():
             self._worker.take([request])
-
-    def _may_repeat(self, request: Request) -> bool:
+            return
         try:
-            return request.refusal is None and make_job(request, self._settings.server).reads_only
-        except Refused:
-            return False  # an older version, with other rules, had begun it
+            if request.refusal is not None:
+                raise request.refusal
+            job = make_job(request, self._settings.server)
+        except Refused:  # an older version, with other rules, had begun it
+            await self._worker.settle([(request, WORKER_LOST, None)])
+            return
+        job.epoch, job.sending_at = int(epoch or 0), float(sending_at or 0) or None
+        self._worker.take_over(job)
 
-    async def _entry_lost(self, lane: str, entry: str) -> None:
-        """Somebody trimmed or deleted a pending entry, and its ActionID with it: it is settled by its own id."""
+    async def _entries_lost(self, lane: str, entries: set[str]) -> None:
+        """Somebody trimmed or deleted pending entries, and their ActionIDs with them: the records know these."""
         log.error(
-            "a pending entry has vanished from its stream: XADD with MAXLEN, XTRIM or XDEL by somebody else",
+            "pending entries have vanished from their stream: XADD with MAXLEN, XTRIM or XDEL by somebody else",
             lane=lane,
-            entry=entry,
+            entries=sorted(entries),
         )
-        request = Request(lane, entry, entry_action_id(lane, entry))
-        message = "its stream entry vanished: somebody trimmed or deleted it"
-        outcome = Outcome(State.UNKNOWN, code=ErrorCode.ENTRY_LOST, message=message)
-        await self._worker.settle([(request, outcome, None)])
+        outcome = Outcome(
+            State.UNKNOWN,
+            code=ErrorCode.ENTRY_LOST,
+            message="its stream entry vanished: somebody trimmed or deleted it",
+        )
+        for action_id, entry, action, producer in await self._begun_records(lane, entries):
+            entries.discard(entry)
+            request = Request(lane, entry, action_id, action=action, name=action, producer=producer)
+            await self._worker.settle([(request, outcome, None)])
+        for entry in sorted(entries):
+            await self._worker.settle([(Request(lane, entry, entry_action_id(lane, entry)), outcome, None)])
+
+    async def _begun_records(self, lane: str, entries: set[str]) -> list[tuple[str, str, str, str]]:
+        """ActionID, entry, action and producer of the records that were begun by one of these entries."""
+        prefix = self._keys.action("")
+        names = ["state", "lane", "entry", "action", "producer"]
+        found = []
+        key: Any
+        async for key in self._redis.scan_iter(match=f"{prefix}*", count=SCAN_COUNT, _type="HASH"):
+            values: Any = await self._redis.hmget(key, names)
+            fields = [value.decode() if value else "" for value in values]
+            state, begun_lane, entry, action, producer = fields
+            if state in ("sending", "sent") and begun_lane == lane and entry in entries:
+                found.append((key.decode().removeprefix(prefix), entry, action, producer))
+        return found

@@ -14,23 +14,29 @@ from typing import Any, Final, TypeVar
 import structlog
 from redis.asyncio import Redis
 
-from broker.ami import Action, Exchange, spec_of
+from broker.ami import Exchange
 from broker.entry import entry_time
 from broker.keys import LANES, servers_key
 from workers.action_worker import ActionWorker
 from workers.batch import tolerated, until_done
-from workers.calls import Calls
+from workers.calls import Calls, Note
+from workers.channels import Channel, Channels, ask, snapshot
 from workers.clock import ServerClock
 from workers.config import Settings
-from workers.connection import AnswerTimeout, Asked, ConnectionLost
+from workers.connection import AnswerTimeout, ConnectionLost
+from workers.diary import Diary, journal_directory
 from workers.event_pump import EventPump
+from workers.journal import Journal, JournalBusy, JournalError, JournalFull
 from workers.lease import Lease, LeaseLost
 from workers.notify import notify
+from workers.originates import Originates
+from workers.outcome import Outcome
 from workers.rates import Rates
 from workers.reader import Reader
 from workers.recovery import Recovery
 from workers.redis_check import check_redis, publish_command, server_name
 from workers.redis_client import connect
+from workers.revision import Revision
 from workers.schedule import CALLS, CHANGES, READS, WINDOWS, Schedule
 from workers.sessions import EVENTS, Sessions
 
@@ -40,8 +46,8 @@ MISSED_PERIOD_S: Final = 5.0
 RESUME_RETRY_S: Final = 0.2
 """How soon Asterisk is asked anew what it is, if a session was lost in the middle of it."""
 
-ASK_TIMEOUT_S: Final = 10.0
-"""How long the worker waits for the answers to its own questions."""
+DRAINED_PERIOD_S: Final = 0.1
+"""How often it is looked whether the queue is empty."""
 
 STUCK_S: Final = 30.0
 """Without any progress for so long while Redis answers, the service manager is to start the worker anew."""
@@ -59,9 +65,9 @@ def amibus_version() -> str:
         return "unknown"
 
 
-async def serve(settings: Settings, stopping: asyncio.Event | None = None) -> None:
+async def serve(settings: Settings, stopping: asyncio.Event | None = None, *, until_drained: bool = False) -> None:
     """Start up, run, shut down. Returns when `stopping` is set; left out, it is set by SIGTERM or SIGINT, and a second
-    signal ends the process at once.
+    signal ends the process at once. `until_drained`: returns also when the queue is empty and all of it is settled.
 
     Raises `SettingsError` for what only an operator can mend.
     """
@@ -80,13 +86,50 @@ async def serve(settings: Settings, stopping: asyncio.Event | None = None) -> No
         while True:
             await _unless(stopping, lease.acquire())
             try:
-                await Tenure(redis, settings, clock, lease, publish_command(info)).run(stopping)
+                journal = await _open_journal(settings, clock, lease)
+                if journal is not None:
+                    with contextlib.closing(journal):
+                        tenure = Tenure(redis, settings, clock, lease, journal, publish_command(info))
+                        await tenure.run(stopping, until_drained=until_drained)
+                        if until_drained:
+                            return
             except* LeaseLost as lost:
                 log.error("fenced: another worker has taken over, or Redis was emptied", why=str(_leaf(lost)))
     except _Stopped:
         log.info("stopped")
     finally:
         await redis.aclose()
+
+
+async def _open_journal(settings: Settings, clock: ServerClock, lease: Lease) -> Journal | None:
+    """Open and seal this host's journal for the epoch just begun. None: another process of this host has it and cannot
+    be ended; the lease is given back."""
+    directory = journal_directory(settings.journal_dir, os.environ)
+    owner = settings.keys.root.rstrip(":")
+    try:
+        journal = await asyncio.to_thread(Journal.open, directory, owner, keep_s=2 * settings.record_s, now=clock.now)
+    except JournalBusy as error:
+        log.error("the journal is held by another process of this host: standing by", why=str(error))
+        await lease.release()
+        await asyncio.sleep(settings.lease_s)
+        return None
+    except BaseException:
+        await lease.release()
+        raise
+    try:
+        if journal.last_epoch >= lease.epoch:
+            log.error("redis has gone back in time", epoch=lease.epoch, epoch_of_the_journal=journal.last_epoch)
+            lease.epoch = journal.last_epoch
+            await lease.acquire()  # one above
+        await asyncio.to_thread(journal.seal, lease.epoch)
+    except JournalFull as error:
+        journal.close()
+        await lease.release()
+        raise JournalError(f"the disk of the journal in {directory} is full ({error}): make room on it") from None
+    except BaseException:
+        journal.close()
+        raise
+    return journal
 
 
 def _leaf(error: BaseException) -> BaseException:
@@ -137,24 +180,39 @@ def _watch_signals(stopping: asyncio.Event) -> None:
 class Tenure:
     """One worker's time as the holder of the lease, with all that it needs."""
 
-    def __init__(self, redis: "Redis", settings: Settings, clock: ServerClock, lease: Lease, publish: str) -> None:
+    def __init__(
+        self, redis: "Redis", settings: Settings, clock: ServerClock, lease: Lease, journal: Journal, publish: str
+    ) -> None:
         self._redis = redis
         self._settings = settings
         self._clock = clock
         self._lease = lease
+        self._journal = journal
+        self._diary = Diary(journal, lease.epoch)
+        self._revision = Revision(redis, settings, publish)
         rates = Rates(
             settings.rate, {CALLS: settings.rate_calls, CHANGES: settings.rate_changes, READS: settings.rate_reads}
         )
         self._schedule = Schedule(rates, clock.now)
-        self._calls = Calls(clock.now, int(settings.record_s * 1000))
+        self._calls = Calls(
+            clock.now,
+            int(settings.record_s * 1000),
+            on_truth=self._on_truth,
+            on_note=self._note,
+        )
         self._pump = EventPump(redis, settings, lease, self._calls, clock.now, publish)
         self._sessions = Sessions(
             settings, on_event=self._pump.offer, on_ready=self._on_ready, on_away=self._on_away, on_back=self._on_back
         )
+        self._channels = Channels(self._sessions)
+        originates = Originates(
+            redis, settings, clock=clock, sessions=self._sessions, channels=self._channels, calls=self._calls,
+            on_note=self._pump.note,
+        )  # fmt: skip
         self._reader = Reader(redis, settings)
         self._worker = ActionWorker(
             redis, settings, lease=lease, clock=clock, sessions=self._sessions, schedule=self._schedule,
-            calls=self._calls, reader=self._reader, publish=publish,
+            calls=self._calls, originates=originates, diary=self._diary, reader=self._reader, publish=publish,
         )  # fmt: skip
         self._recovery = Recovery(redis, settings, self._reader, self._worker)
         self._asterisk = ""
@@ -162,20 +220,18 @@ class Tenure:
         self._away_why = "worker-start"
         self._state = "asterisk-away"
         self._queued = 0
+        self._recovered = False
         self._news = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
         self._resuming: asyncio.Task[None] | None = None
         self._stopping = False
 
-    async def run(self, stopping: asyncio.Event) -> None:
+    async def run(self, stopping: asyncio.Event, *, until_drained: bool = False) -> None:
         """Serve until the stop, then drain and release. Raises `LeaseLost` or `SettingsError` in a group."""
-        legs: dict[bytes, bytes] = await until_done(
-            "the calls alive", lambda: self._redis.hgetall(self._settings.keys.legs)
-        )
+        await self._load_calls()
         last = await until_done("the last event", lambda: self._redis.xrevrange(self._settings.keys.events, count=1))
         if last:
             self._away_since = entry_time(last[0][0].decode())
-        self._calls.load({uniqueid.decode(): action_id.decode() for uniqueid, action_id in legs.items()})
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
@@ -185,7 +241,7 @@ class Tenure:
                     group.create_task(self._pump.run(), name="event pump"),
                     group.create_task(self._recover_and_work(), name="actions"),
                 ]
-                await stopping.wait()
+                await self._wait_for_end(stopping, until_drained)
                 if self._resuming is not None:
                     self._resuming.cancel()  # it would let actions through again, or ask sessions that are gone
                 self._stopping = True
@@ -196,13 +252,58 @@ class Tenure:
         except* LeaseLost:
             raise
         except* Exception:
+            self._journal.close()
             # Whoever mends a setting and starts again should not have to wait for the lease of the dead.
             await self._lease.release()
             raise
         finally:
             self._group = None
             await self._worker.stop()
+            self._diary.close()
+            self._journal.close()
         await self._lease.release()
+
+    async def _load_calls(self) -> None:
+        """Take over the calls that are alive, and those that were about to be placed."""
+        keys = self._settings.keys
+        raw: dict[bytes, bytes] = await until_done("the calls alive", lambda: self._redis.hgetall(keys.legs))
+        legs = {uniqueid.decode(): action_id.decode() for uniqueid, action_id in raw.items()}
+        records: dict[str, tuple[str | None, str | None]] = {}
+        for action_id in dict.fromkeys(legs.values()):
+            call, state = await until_done(
+                "a record",
+                lambda: self._redis.hmget(keys.action(action_id), ["call", "state"]),  # noqa: B023
+            )
+            if state is not None:
+                records[action_id] = (call and call.decode(), state.decode())
+        self._calls.load(legs, records)
+
+    async def _wait_for_end(self, stopping: asyncio.Event, until_drained: bool) -> None:
+        if not until_drained:
+            await stopping.wait()
+        while not stopping.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DRAINED_PERIOD_S):
+                    await stopping.wait()
+            if self._recovered and self._worker.intake.is_empty and not await self._backlog():
+                return
+
+    async def _backlog(self) -> int:
+        """Entries in both lanes, or 1 while Redis does not say."""
+        with tolerated("the backlog"):
+            return sum([await self._redis.xlen(self._settings.keys.lane(lane)) for lane in LANES])
+        return 1
+
+    def _on_truth(self, action_id: str, outcome: Outcome) -> None:
+        """What became of an action that was settled as `unknown`."""
+        if self._group is not None:
+            self._group.create_task(self._revise(action_id, outcome), name=f"revise {action_id}")
+
+    def _note(self, note: Note) -> None:
+        self._pump.note(note)
+
+    async def _revise(self, action_id: str, outcome: Outcome) -> None:
+        await until_done("a revision", lambda: self._revision.revise(action_id, outcome, self._clock.now()))
 
     async def _shut_down(self) -> None:
         notify("STOPPING=1")
@@ -214,6 +315,7 @@ class Tenure:
 
     async def _recover_and_work(self) -> None:
         await self._recovery.run()
+        self._recovered = True
         async with asyncio.TaskGroup() as group:
             group.create_task(self._worker.run(), name="entries")
             group.create_task(self._look_for_missed(), name="missed entries")
@@ -231,27 +333,27 @@ class Tenure:
         while self._sessions.is_ready:
             known, awaited = self._calls.alive(), self._calls.awaited()
             try:
-                core = await self._ask("CoreSettings")
-                channels = await self._ask("CoreShowChannels") if known or awaited else None
+                core = await ask(self._sessions, "CoreSettings")
+                channels = await self._channels.alive()
             except (ConnectionLost, AnswerTimeout):
                 await asyncio.sleep(RESUME_RETRY_S)  # the session comes back, or Asterisk is away again
                 continue
-            alive = known | awaited  # where Asterisk does not say, nothing is taken for gone
-            if channels is not None and channels.failure is None:
-                alive = {event.headers.get("Uniqueid") or "" for event in channels.answer.events}
-            self._welcome(core, known - alive)
+            # Where Asterisk does not say, nothing is taken for gone.
+            alive = known | awaited if channels is None else channels.keys()
+            self._welcome(core, known - alive, channels)
             self._calls.lose(awaited - alive, ConnectionLost("nobody saw how its call ended"))
             self._set_state("connected")
             self._schedule.open(self._sessions.present & WINDOWS.keys())
             return
 
-    def _welcome(self, core: Exchange, gone: set[str]) -> None:
-        """Tell of Asterisk's return, of the gap, and of the legs that were hung up in it."""
+    def _welcome(self, core: Exchange, gone: set[str], channels: dict[str, Channel] | None) -> None:
+        """Tell of Asterisk's return, of the gap, of what is alive after it, and of the legs that were hung up in it."""
         response = core.answer.response
         named = response.headers.get("AsteriskVersion") if response is not None else None
         self._asterisk = named or self._sessions.banner
         endings = self._calls.end_unseen(gone)
-        for note in (note for note, ended in endings if ended is None):
+        seen = [] if channels is None else self._calls.see(channels)
+        for note in (*[note for note, ended in endings if ended is None], *seen):
             self._pump.note(note)
         pump, settings = self._pump, self._settings
         pump.announce("BusConnected", asterisk=self._asterisk, address=settings.ami, worker=settings.name)
@@ -260,6 +362,8 @@ class Tenure:
             # How many there were nobody knows: Asterisk does not keep them for those who are away.
             pump.announce("BusGap", reason=self._away_why, since=since, until=until, dropped="")
             self._away_since = 0.0
+            for headers in [] if channels is None else snapshot(channels):
+                pump.announce_headers("BusSnapshot", headers)
         for note, ended in endings:
             if ended is not None:
                 pump.announce("BusCallEnded", [ended], [note], action_id=ended, reason="ended while nobody watched")
@@ -279,11 +383,6 @@ class Tenure:
         if self._state == "connected":
             self._schedule.open([role])
 
-    async def _ask(self, name: str) -> Exchange:
-        # The form of an entry's id, which no producer may give as an ActionID.
-        action = Action(name, [], f"0-{time.monotonic_ns()}")
-        return await self._sessions.request("read", Asked(action, spec_of(name), ASK_TIMEOUT_S))
-
     def _set_state(self, state: str) -> None:
         """Change the state, and have the heartbeat say so at once."""
         self._state = state
@@ -297,7 +396,7 @@ class Tenure:
             with tolerated("the heartbeat"):
                 await self._lease.renew(self._heartbeat())
                 await self._redis.zadd(servers_key(self._settings.prefix), {self._settings.server: self._clock.now()})
-                self._queued = sum([await self._redis.xlen(self._settings.keys.lane(lane)) for lane in LANES])
+                self._queued = await self._backlog()
             self._watchdog()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._lease.period_s):
@@ -310,11 +409,11 @@ class Tenure:
             await asyncio.sleep(MISSED_PERIOD_S)
             for lane in LANES:
                 with tolerated("the pending list"):
-                    await self._worker.take_missed(lane)
+                    await self._worker.intake.take_missed(lane)
 
     def _watchdog(self) -> None:
         # Health is progress, not a running process: a worker that is up and takes nothing must not look well.
-        idle_s = time.monotonic() - min(self._worker.progress_at, self._pump.progress_at)
+        idle_s = time.monotonic() - min(self._worker.intake.progress_at, self._pump.progress_at)
         if idle_s < STUCK_S or not self._lease.is_valid:  # without the lease it is Redis that is away
             notify("WATCHDOG=1")
 
@@ -326,7 +425,7 @@ class Tenure:
             "pid": os.getpid(),
             "version": amibus_version(),
             "asterisk": self._asterisk,
-            "state": self._state,
+            "state": "paused" if self._diary.is_full and self._state == "connected" else self._state,
             "epoch": self._lease.epoch,
             "started_at": f"{self._lease.started_at:.6f}",
             "queued": self._queued,

@@ -93,7 +93,13 @@ class Sessions:
         self._lost: dict[str, str] = {}
         """The sessions lost of which the log does not say so yet, and why."""
         self.banner = ""
-        self.is_ready = False
+        self.ready = asyncio.Event()
+        """Set while all sessions have been there and Asterisk is fully booted, until that for events is lost."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether actions can be sent: see `ready`."""
+        return self.ready.is_set()
 
     async def run(self) -> None:
         """Keep the sessions until cancelled. Raises `SettingsError` if Asterisk refuses the very first login."""
@@ -240,7 +246,7 @@ class Sessions:
     def _look_if_ready(self) -> None:
         if self.is_ready or not self._booted.is_set() or len(self._connections) != 1 + len(ACTION_ROLES):
             return
-        self.is_ready = True
+        self.ready.set()
         log.info("asterisk is here", address=self._settings.ami, banner=self.banner)
         self._on_ready()
 
@@ -251,7 +257,7 @@ class Sessions:
         if role == EVENTS:
             self._booted.clear()
             self._watch_boot(False)
-            self.is_ready = False
+            self.ready.clear()
         self._on_away(role, why)
 
     def _tell_of_loss(self, role: str, why: str) -> None:

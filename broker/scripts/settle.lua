@@ -3,8 +3,9 @@
 -- Not fenced by the lease but by the attempt: the truth from a worker that has lost its lease since is welcome.
 -- ARGV: root, epoch, PUBLISH or SPUBLISH, length of `results`, length of `dead`, then the items. An item: id, lane, entry, attempt (the
 --   epoch of its mark, or empty: it was never sent), ttl_ms, message, reply, channel_id (of an Originate that placed no call, or empty),
---   state, error_code, error, action, producer, queued_at, settled_at, then three lists, each with its number first:
---   base (the record's first fields), fields (further final ones), dead (for `dead`)
+--   state, error_code, error, action, producer, queued_at, settled_at, revised (1: the truth about an action that was settled as
+--   `unknown`; nothing is done to one in any other state), then three lists, each with its number first: base (the record's first
+--   fields), fields (further final ones), dead (for `dead`)
 -- Returns a list of verdicts; `missing`: the record is gone and the item brings no base fields to make it anew; nothing was done.
 local root, publish = ARGV[1], ARGV[3]
 local FINAL = {done = true, failed = true, rejected = true, expired = true, cancelled = true, unknown = true}
@@ -18,7 +19,7 @@ end
 local function tell(item, key)
   redis.call('XADD', root .. 'results', 'MAXLEN', '~', ARGV[4], '*', 'action_id', item.id, 'entry', item.entry,
     'action', item.action, 'state', item.state, 'producer', item.producer, 'queued_at', item.queued_at,
-    'settled_at', item.settled_at, 'error_code', item.error_code, 'message', item.error, 'revised', '0')
+    'settled_at', item.settled_at, 'error_code', item.error_code, 'message', item.error, 'revised', item.revised)
   redis.call(publish, key, item.message)
   if item.reply ~= '' then
     redis.call(publish, root .. 'reply:' .. item.reply, item.message)
@@ -50,7 +51,15 @@ local function settle(item)
   local record = redis.pcall('HMGET', key, 'state', 'entry', 'lane', 'epoch', 'call')
   local state, entry = record[1], record[2]
   local verdict = 'settled'
-  if record.err or (state and entry and (entry ~= item.entry or record[3] ~= item.lane)) then
+  if item.revised == '1' then
+    if state ~= 'unknown' or entry ~= item.entry or record[3] ~= item.lane then
+      return 'already'
+    end
+    redis.call('HDEL', key, 'error_code', 'error')
+    write(item, key, entry, record[5])
+    tell(item, key)
+    return 'revised'
+  elseif record.err or (state and entry and (entry ~= item.entry or record[3] ~= item.lane)) then
     -- The record is another entry's, or none at all: this one is answered by a result of its own, the record is left alone.
     -- Answered once: its entry is gone where the reply to this call was lost and the call is repeated.
     local stream = root .. (item.lane == 'urgent' and 'actions:urgent' or 'actions')
@@ -109,14 +118,14 @@ end
 local verdicts = {}
 local at = 6
 while at <= #ARGV do
-  local base = list(at + 15)
+  local base = list(at + 16)
   local fields = list(base.last + 1)
   local dead = list(fields.last + 1)
   verdicts[#verdicts + 1] = settle({
     id = ARGV[at], lane = ARGV[at + 1], entry = ARGV[at + 2], attempt = ARGV[at + 3], ttl_ms = ARGV[at + 4], message = ARGV[at + 5],
     reply = ARGV[at + 6], channel_id = ARGV[at + 7], state = ARGV[at + 8], error_code = ARGV[at + 9], error = ARGV[at + 10],
     action = ARGV[at + 11], producer = ARGV[at + 12], queued_at = ARGV[at + 13], settled_at = ARGV[at + 14],
-    base = base, fields = fields, dead = dead,
+    revised = ARGV[at + 15], base = base, fields = fields, dead = dead,
   })
   at = dead.last + 1
 end

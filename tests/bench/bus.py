@@ -69,6 +69,7 @@ async def running_bus(
             "AMIBUS_AMI": f"127.0.0.1:{asterisk.port}",
             "AMIBUS_AMI_USERNAME": "amibus",
             "AMIBUS_AMI_SECRET": asterisk.users["amibus"],
+            "AMIBUS_JOURNAL_DIR": str(server.directory / "journal"),
             "AMIBUS_AMI_EVENTS_USERNAME": "amibus-events",
             "AMIBUS_AMI_EVENTS_SECRET": asterisk.users["amibus-events"],
             "AMIBUS_LOG_LEVEL": os.environ.get("AMIBUS_LOG_LEVEL", "warning"),

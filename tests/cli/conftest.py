@@ -1,5 +1,6 @@
 """A whole bus, made of the commands themselves: a server, `amibus simulate` and `amibus worker`."""
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ def station(redis_server: RedisServer) -> Iterator[Station]:
             "AMIBUS_AMI": address,
             "AMIBUS_AMI_SECRET": "amibus",
             "AMIBUS_SERVER": "pbx1",
+            "AMIBUS_JOURNAL_DIR": stack.enter_context(tempfile.TemporaryDirectory(prefix="amibus-journal-")),
         }
         worker = stack.enter_context(Running("worker", settings=settings))
         connected(redis_server.url, "pbx1", worker)

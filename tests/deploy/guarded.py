@@ -95,6 +95,7 @@ def _worker(server: GuardedRedis, address: str) -> Iterator[None]:
         "AMIBUS_SERVER": KEYS.server,
         "AMIBUS_AMI": address,
         "AMIBUS_AMI_SECRET": "amibus",
+        "AMIBUS_JOURNAL_DIR": str(server.directory / "journal"),
         "AMIBUS_LOG_LEVEL": "warning",
     }
     with process([sys.executable, "-m", "workers.cli", "worker"], settings):

@@ -138,6 +138,7 @@ class Site:
             "ami_events_username": "amibus-events",
             "ami_events_secret": users["amibus-events"],
             "lease_s": LEASE_S,
+            "journal_dir": str(self.redis.directory / "journal"),
             "log_format": "json",
         }
         return Worker(usual | settings)

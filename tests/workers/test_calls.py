@@ -8,6 +8,8 @@ from broker.ami import Event, Headers
 from tests.bus_side import until
 from workers import calls as calls_module
 from workers.calls import Calls, Note
+from workers.channels import UP, Channel
+from workers.outcome import Outcome
 
 TTL_MS = 5000
 
@@ -34,9 +36,25 @@ def fields(notes: list[Note]) -> dict[str, Any]:
     return dict(zip(note["fields"][::2], note["fields"][1::2], strict=True))
 
 
+class Heard:
+    """What the calls tell of by themselves."""
+
+    def __init__(self) -> None:
+        self.truths: list[tuple[str, str, str | None]] = []
+        self.notes: list[Note] = []
+
+    def truth(self, action_id: str, outcome: Outcome) -> None:
+        self.truths.append((action_id, outcome.state, outcome.message))
+
+
 @pytest.fixture
-def calls() -> Calls:
-    return Calls(lambda: 7.0, TTL_MS)
+def heard() -> Heard:
+    return Heard()
+
+
+@pytest.fixture
+def calls(heard: Heard) -> Calls:
+    return Calls(lambda: 7.0, TTL_MS, on_truth=heard.truth, on_note=heard.notes.append)
 
 
 async def test_a_call_is_followed_from_its_first_channel_to_its_last_hangup(calls: Calls) -> None:
@@ -114,7 +132,7 @@ async def test_the_originate_response_is_handed_to_whoever_waits(calls: Calls) -
     assert not response.done(), "not before it is out"
     calls.deliver(answer)
     calls.deliver(told())
-    assert await response is answer
+    assert (await response).events == [answer.headers]
     calls.deliver(told("unknown"))
 
 
@@ -167,7 +185,7 @@ async def test_a_failed_call_that_was_never_seen_is_forgotten_in_the_end(
 
 
 async def test_the_legs_of_an_earlier_worker_are_followed_to_their_end(calls: Calls) -> None:
-    calls.load({"u1": "a1", "u2": "a1", "v1": "a2"})
+    calls.load({"u1": "a1", "u2": "a1", "v1": "a2"}, {"a1": ("up", "done")})
     assert calls.alive() == {"u1", "u2", "v1"}
     assert calls.attribute(hangup("u1"))[0] == ["a1"]
     assert fields(calls.attribute(hangup("u2", "19"))[1])["call"] == "ended"
@@ -175,7 +193,7 @@ async def test_the_legs_of_an_earlier_worker_are_followed_to_their_end(calls: Ca
 
 
 async def test_legs_that_ended_unseen_are_told_once(calls: Calls) -> None:
-    calls.load({"u1": "a1", "u2": "a1", "v1": "a2"})
+    calls.load({"u1": "a1", "u2": "a1", "v1": "a2"}, {"a1": ("up", "done")})
     ended = calls.end_unseen(["u1", "u2", "x"])
     assert [(note["drop"], over) for note, over in ended] == [(["u1"], None), (["u2"], "a1")]
     assert fields([ended[1][0]])["call"] == "ended"
@@ -190,3 +208,101 @@ async def test_calls_of_others_cost_nothing(calls: Calls) -> None:
     assert calls.attribute(hangup("x")) == ([], [])
     assert calls.attribute(event("Hangup")) == ([], [])
     assert calls.alive() == set()
+
+
+# -- what is seen of the call of an Originate whose fate was unknown
+
+
+@pytest.fixture
+async def doubted(calls: Calls) -> Calls:
+    calls.expect("a1", "u1")
+    calls.attribute(newchannel("u1", "u1"))
+    calls.give_up("a1", placed=True)
+    calls.doubt("a1")
+    return calls
+
+
+async def test_a_late_originate_response_is_the_truth_and_told_once(doubted: Calls, heard: Heard) -> None:
+    doubted.attribute(told(Response="Failure", Reason="5"))
+    doubted.deliver(told(Response="Failure", Reason="5"))
+    doubted.deliver(told())
+    assert heard.truths == [("a1", "failed", "the call failed: busy")]
+
+
+async def test_an_answer_is_the_truth(doubted: Calls, heard: Heard) -> None:
+    doubted.attribute(event("Newstate", Uniqueid="u1", ChannelState="6"))
+    doubted.attribute(hangup("u1"))
+    assert heard.truths == [("a1", "done", None)]
+
+
+async def test_an_end_without_an_answer_is_the_truth(doubted: Calls, heard: Heard) -> None:
+    doubted.attribute(hangup("u1", "17"))
+    ((action_id, state, message),) = heard.truths
+    assert (action_id, state) == ("a1", "failed")
+    assert "cause 17" in (message or "")
+
+
+async def test_an_end_that_nobody_saw_is_no_truth(doubted: Calls, heard: Heard) -> None:
+    doubted.end_unseen(["u1"])
+    assert heard.truths == []
+
+
+async def test_of_a_call_that_is_up_already_the_truth_is_told_at_once(calls: Calls, heard: Heard) -> None:
+    calls.expect("a1", "u1")
+    calls.attribute(newchannel("u1", "u1"))
+    calls.attribute(event("Newstate", Uniqueid="u1", ChannelState="6"))
+    calls.doubt("a1")
+    calls.doubt("of somebody else")
+    assert heard.truths == [("a1", "done", None)]
+
+
+async def test_a_worker_that_takes_over_tells_the_truth_of_what_another_settled_as_unknown(
+    calls: Calls, heard: Heard
+) -> None:
+    calls.load({"u1": "a1", "u2": "a2"}, {"a1": (None, "unknown"), "a2": ("dialing", "unknown")})
+    calls.attribute(newchannel("u1", "u1"))
+    for uniqueid in ("u1", "u2"):
+        calls.attribute(event("Newstate", Uniqueid=uniqueid, ChannelState="6"))
+    assert [action_id for action_id, *_ in heard.truths] == ["a1", "a2"]
+
+
+async def test_a_doubtful_call_that_was_never_seen_is_kept_longer_than_another(
+    calls: Calls, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls_module, "UNSEEN_S", 0.01)
+    for action_id, uniqueid in (("a1", "u1"), ("a2", "u2")):
+        calls.expect(action_id, uniqueid)
+    calls.doubt("a1")
+    for action_id in ("a1", "a2"):
+        calls.give_up(action_id, placed=True)
+    await until(lambda: len(calls) == 1)
+    assert [(note["id"], note["drop"]) for note in heard.notes] == [("a2", ["u2"])], "its ChannelId is free again"
+    calls.deliver(told())
+    assert [action_id for action_id, *_ in heard.truths] == ["a1"]
+
+
+# -- compared with the channels that are alive
+
+
+def alive(uniqueid: str, state: str = "0") -> dict[str, Channel]:
+    return {uniqueid: Channel(uniqueid, uniqueid, f"Local/{uniqueid}", state, "")}
+
+
+async def test_a_channel_that_appeared_unseen_is_found(calls: Calls) -> None:
+    outcome = calls.expect("a1", "u1")
+    assert calls.see(alive("x")) == []
+    (note,) = calls.see(alive("u1"))
+    assert (note["id"], note["add"], note["fields"][:2]) == ("a1", ["u1"], ["call", "dialing"])
+    assert not outcome.done()
+    (note,) = calls.see(alive("u1", UP))
+    assert note["fields"][:2] == ["call", "up"]
+    assert (await outcome).state == "done"
+    assert calls.see(alive("u1", UP)) == []
+
+
+async def test_what_was_to_be_placed_by_a_lost_worker_and_is_not_alive_is_forgotten(calls: Calls) -> None:
+    calls.load({"u1": "a1", "u2": "a2"}, {"a1": (None, "sending"), "a2": (None, "sending")})
+    calls.expect("a2", "u2")
+    (note,) = calls.see({})
+    assert (note["id"], note["drop"]) == ("a1", ["u1"])
+    assert len(calls) == 1, "whoever waits for the other finds out himself"

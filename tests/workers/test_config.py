@@ -38,7 +38,7 @@ def test_every_setting_may_come_from_the_environment_and_from_a_file(tmp_path: P
         "allow": "A,B", "rate": "1", "rate_calls": "2", "rate_changes": "3", "rate_reads": "4", "read_ahead": "5",
         "record_s": "7200", "record_read_s": "7", "events_length": "8", "results_length": "9", "dead_length": "10",
         "event_channels": "no", "event_buffer_mb": "11", "sensitive_events": "AuthList", "lease_s": "12",
-        "drain_s": "13", "name": "n", "log_format": "json", "log_level": "debug",
+        "drain_s": "13", "journal_dir": "/var/lib/journal", "name": "n", "log_format": "json", "log_level": "debug",
     }  # fmt: skip
     assert set(given) == {each.name for each in fields(Settings)}
     by_environment = load({f"AMIBUS_{name.upper()}": value for name, value in given.items()})

@@ -9,7 +9,7 @@ import pytest
 from broker.ami import Action, Exchange, LocalProtocolError, LoginRefused, RemoteProtocolError, Response, spec_of
 from tests.workers.worker_process import SECRET, USERS, eventually, soon
 from workers import connection as module
-from workers.connection import AnswerTimeout, Asked, Connection, ConnectionLost
+from workers.connection import AnswerTimeout, Asked, Connection, ConnectionLost, Unanswered
 from workers.simulated import SimulatedAsterisk
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -276,7 +276,7 @@ async def test_what_is_written_together_is_told_as_it_comes_and_each_once(
 ) -> None:
     asterisk.faults.lose_response("a3")
     answers = session.request_all([asked("Ping", f"a{number}", 0.5) for number in range(1, 5)])
-    told: list[tuple[str, Exchange | Exception]] = []
+    told: list[tuple[str, Exchange | Unanswered]] = []
     async for some in answers:
         told += some
     assert [action_id for action_id, _ in told] == ["a1", "a2", "a3", "a4"]
@@ -293,7 +293,7 @@ async def test_of_what_was_written_together_the_rest_is_lost_with_the_session(
     for number in (2, 3):
         asterisk.faults.lose_response(f"a{number}")
     answers = session.request_all([asked("Ping", f"a{number}", 0.3) for number in range(1, 4)])
-    told: dict[str, Exchange | Exception] = {}
+    told: dict[str, Exchange | Unanswered] = {}
     async for some in answers:
         told |= dict(some)
     assert [type(told[f"a{number}"]) for number in (1, 2, 3)] == [Exchange, AnswerTimeout, ConnectionLost]

@@ -34,7 +34,7 @@ class Rig:
         self.keys = self.settings.keys
         clock = ServerClock()
         self.lease = Lease(self.redis, self.settings, clock)
-        self.calls = Calls(clock.now, 3_600_000)
+        self.calls = Calls(clock.now, 3_600_000, on_truth=lambda *_: None, on_note=lambda _: None)
         self.now = 7.0
         self.pump = EventPump(self.redis, self.settings, self.lease, self.calls, lambda: self.now, "PUBLISH")
         self.task: asyncio.Task[None] | None = None
@@ -227,7 +227,7 @@ async def test_event_channels_may_be_turned_off(make: Callable[..., Any]) -> Non
     subscriber = rig.redis.pubsub()
     await subscriber.psubscribe("*")
     await subscriber.get_message(timeout=5)
-    rig.calls.load({"u1": "a1"})
+    rig.calls.load({"u1": "a1"}, {})
     rig.run()
     rig.pump.offer(event("Newexten", Uniqueid="u1"))
     message = await subscriber.get_message(ignore_subscribe_messages=True, timeout=5)

@@ -65,11 +65,12 @@ def test_a_mark_brings_what_the_script_and_the_record_need(records: Records) -> 
     assert (item["probe"], item["again"]) == (0, 0)
     assert records.mark(made, probe=True)["probe"] == 1
     assert item["queued_at"] == "1700000000.500000"
-    assert (item["action"], item["extra"], item["producer"]) == ("Originate", ["tag", "t"], "p")
+    assert (item["action"], item["producer"]) == ("Originate", "p")
+    assert item["extra"] == ["reply", "me", "tag", "t"]
     assert msgpack.unpackb(item["request"]) == {"Action": "Originate", "Channel": "x"}
     whole = as_map(records.base(made.request))
     assert whole.pop("worker") == "w1"
-    assert whole == {"tag": "t"} | {name: item[name] for name in whole if name != "tag"}
+    assert whole == {"tag": "t", "reply": "me"} | {name: item[name] for name in whole if name != "tag"}
 
 
 def test_the_request_is_kept_as_it_was_asked_with_its_secrets_masked(records: Records) -> None:

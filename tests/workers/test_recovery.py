@@ -1,14 +1,19 @@
 """What was in flight when a worker was lost, found by the next one. The workers here end as a crash ends them."""
 
 import contextlib
+import os
 import time
 from collections.abc import AsyncIterator
 
 import pytest
 from structlog.testing import capture_logs
 
+from broker.ami import Headers
+from broker.codec import BusEvent, event_map, pack
 from broker.keys import ACTIONS, GROUP, LANES, URGENT
 from tests.workers.worker_process import USERS, Desk, eventually, make_settings, running_worker
+from workers.diary import journal_directory
+from workers.journal import Journal
 from workers.simulated import SimulatedAsterisk
 
 
@@ -162,11 +167,147 @@ async def test_a_call_that_rings_while_the_worker_is_lost(redis_url: str, asteri
         await desk.originate("c1", "noanswer", Timeout="20000")
         await desk.reaches("c1", state="sent", call="dialing")
     async with serving(redis_url, asterisk, "second") as desk:
-        assert (await desk.settled("c1"))["error_code"] == "worker-lost"
         asterisk.switch.live[0].hang_up(asterisk.switch.legs[0], 16)
-        await desk.reaches("c1", call="ended", state="unknown")
+        record = await desk.settled("c1")
+        assert (record["state"], record["error_code"]) == ("failed", "originate-failed")
+        await desk.reaches("c1", call="ended")
         assert await desk.redis.hgetall(desk.keys.legs) == {}
     assert asterisk.write_counts()["c1"] == 1
+
+
+async def test_a_call_that_was_answered_while_nobody_watched_is_done(
+    redis_url: str, asterisk: SimulatedAsterisk
+) -> None:
+    asterisk.switch.ring_s = 1.0
+    async with serving(redis_url, asterisk, "first") as desk:
+        await desk.originate("c1", Data="30")
+        await desk.reaches("c1", state="sent", call="dialing")
+    await eventually(lambda: {leg.state for leg in asterisk.switch.legs} == {6})
+    async with serving(redis_url, asterisk, "second") as desk:
+        record = await desk.settled("c1")
+        assert (record["state"], record["reason"], record["call"]) == ("done", "4", "up")
+    assert asterisk.write_counts()["c1"] == 1
+
+
+@pytest.mark.parametrize(
+    ("seen", "state", "code"),
+    [
+        ({"call": "ended", "answered_at": "1.000000", "cause": "16"}, "done", None),
+        ({"call": "ended", "cause": "17"}, "failed", "originate-failed"),
+        ({"call": "ended", "cause": ""}, "unknown", "worker-lost"),
+        ({}, "unknown", "worker-lost"),
+    ],
+)
+async def test_a_call_that_is_over_has_the_fate_that_its_record_tells(
+    redis_url: str, asterisk: SimulatedAsterisk, seen: dict[str, str], state: str, code: str | None
+) -> None:
+    await take_over(redis_url, "sending", ("Action", "Originate"), ("ActionID", "a1"), ("Channel", "Local/1@x"), **seen)
+    async with serving(redis_url, asterisk, "second") as desk:
+        record = await desk.settled("a1")
+        assert (record["state"], record.get("error_code")) == (state, code)
+    assert not asterisk.writes("a1")
+
+
+@pytest.mark.parametrize(("response", "state"), [("Success", "done"), ("Failure", "failed")])
+async def test_an_outcome_that_was_published_and_not_settled_is_found_in_the_events(
+    redis_url: str, asterisk: SimulatedAsterisk, response: str, state: str
+) -> None:
+    await take_over(redis_url, "sent", ("Action", "Originate"), ("ActionID", "a1"), ("Channel", "Local/1@x"))
+    headers = Headers([("ActionID", "a1"), ("Response", response), ("Reason", "5"), ("Uniqueid", "u1")])
+    async with Desk(redis_url) as desk:
+        for name in ("Newchannel", "OriginateResponse", "Hangup"):
+            data = pack(event_map(BusEvent("pbx1", name, headers, ["a1"], 7, 1)))
+            await desk.redis.xadd(desk.keys.events, {"event": name, "data": data})
+    await asterisk.stop()
+    async with serving(redis_url, asterisk, "second", connected=False) as desk:
+        record = await desk.settled("a1")
+        assert (record["state"], record["reason"], record["uniqueid"]) == (state, "5", "u1")
+    await asterisk.start()
+
+
+# -- what the journal of this host knows
+
+
+SETVAR = (("Action", "Setvar"), ("ActionID", "a1"), ("Variable", "x"), ("Value", "1"))
+ORIGINATE = (("Action", "Originate"), ("ActionID", "a1"), ("Channel", "Local/1@x"))
+
+
+def note(entry: str, *, noted: bool = True, begun: bool = False, epoch: int = 7) -> None:
+    """Have this host's journal say how far the lost worker had come with `a1`."""
+    directory = journal_directory("", os.environ)
+    with contextlib.closing(Journal.open(directory, "ami:{pbx1}", keep_s=7200, now=time.time)) as journal:
+        journal.seal(epoch)
+        if noted:
+            journal.note([("a1", ACTIONS, entry)], epoch)
+        if begun:
+            journal.begin_write("a1")
+
+
+@pytest.mark.parametrize("fields", [SETVAR, ORIGINATE])
+@pytest.mark.parametrize("noted", [True, False])
+async def test_what_was_begun_and_provably_never_written_is_sent_once(
+    redis_url: str, asterisk: SimulatedAsterisk, fields: tuple[tuple[str, str], ...], noted: bool
+) -> None:
+    note(await take_over(redis_url, "sending", *fields), noted=noted)
+    async with serving(redis_url, asterisk, "second") as desk:
+        assert (await desk.settled("a1"))["worker"] == "second"
+    assert asterisk.write_counts()["a1"] == 1
+
+
+@pytest.mark.parametrize("fields", [SETVAR, ORIGINATE])
+async def test_what_may_have_been_written_is_not_sent(
+    redis_url: str, asterisk: SimulatedAsterisk, fields: tuple[tuple[str, str], ...]
+) -> None:
+    note(await take_over(redis_url, "sending", *fields), begun=True)
+    async with serving(redis_url, asterisk, "second") as desk:
+        assert (await desk.settled("a1"))["error_code"] == "worker-lost"
+    assert not asterisk.writes("a1")
+
+
+async def test_of_what_another_host_had_begun_this_journal_proves_nothing(
+    redis_url: str, asterisk: SimulatedAsterisk
+) -> None:
+    note(await take_over(redis_url, "sending", *SETVAR), noted=False, epoch=6)
+    async with serving(redis_url, asterisk, "second") as desk:
+        assert (await desk.settled("a1"))["error_code"] == "worker-lost"
+    assert not asterisk.writes("a1")
+
+
+async def test_what_the_journal_knows_as_written_is_not_sent_whatever_redis_says(
+    redis_url: str, asterisk: SimulatedAsterisk
+) -> None:
+    async with serving(redis_url, asterisk, "first") as desk:
+        await desk.add_fields(*SETVAR)
+        await desk.settled("a1")
+        epoch = int(await desk.redis.get(desk.keys.epoch))
+        await desk.redis.flushall()
+        await desk.add_fields(*SETVAR)
+        assert (await desk.settled("a1"))["error_code"] == "record-lost"
+    async with Desk(redis_url) as desk:
+        await desk.redis.flushall()
+        await desk.add_fields(*SETVAR)
+        await desk.add_fields(*SETVAR[:1], ("ActionID", "a2"), *SETVAR[2:])
+    async with serving(redis_url, asterisk, "second") as desk:
+        record = await desk.settled("a1")
+        assert (record["state"], record["error_code"]) == ("unknown", "record-lost")
+        assert (await desk.settled("a2"))["state"] == "done"
+        assert int(await desk.redis.get(desk.keys.epoch)) > epoch, "no epoch is handed out twice"
+    assert [asterisk.write_counts()[action_id] for action_id in ("a1", "a2")] == [1, 1]
+
+
+async def test_what_vanished_in_mid_flight_is_told_of_under_its_own_name(
+    redis_url: str, asterisk: SimulatedAsterisk
+) -> None:
+    entry = await take_over(redis_url, "sending", *SETVAR, action="Setvar", producer="crm")
+    async with Desk(redis_url) as desk:
+        await desk.redis.xdel(desk.keys.actions, entry)
+    async with serving(redis_url, asterisk, "second") as desk:
+        record = await desk.settled("a1")
+        assert (record["state"], record["error_code"]) == ("unknown", "entry-lost")
+        (line,) = await desk.lines(desk.keys.results)
+        assert (line["entry"], line["action"], line["producer"]) == (entry, "Setvar", "crm")
+        assert await desk.pending() == 0
+    assert not asterisk.writes("a1")
 
 
 async def test_an_entry_that_vanished_is_told_of(redis_url: str, asterisk: SimulatedAsterisk) -> None:
@@ -181,11 +322,11 @@ async def test_an_entry_that_vanished_is_told_of(redis_url: str, asterisk: Simul
             assert await desk.pending() == 0
             (line,) = await desk.lines(desk.keys.results)
             assert (line["entry"], line["error_code"]) == (entry, "entry-lost")
-    assert [line["entry"] for line in logs if line["log_level"] == "error"] == [entry]
+    assert [line["entries"] for line in logs if line["log_level"] == "error"] == [[entry]]
     assert not asterisk.writes("a1")
 
 
-async def take_over(redis_url: str, state: str, *fields: tuple[str, str], lane: str = ACTIONS) -> str:
+async def take_over(redis_url: str, state: str, *fields: tuple[str, str], lane: str = ACTIONS, **recorded: str) -> str:
     """An entry that a worker had got, and perhaps begun, before it was lost; as it stands on Redis."""
     async with Desk(redis_url) as desk:
         await desk.redis.xgroup_create(desk.keys.lane(lane), GROUP, id="0", mkstream=True)
@@ -193,7 +334,9 @@ async def take_over(redis_url: str, state: str, *fields: tuple[str, str], lane: 
         await desk.redis.xreadgroup(GROUP, "lost", {desk.keys.lane(lane): ">"})
         if state:
             record = {"state": state, "entry": entry, "lane": lane, "epoch": "7", "sending_at": f"{time.time():.6f}"}
+            record |= recorded
             await desk.redis.hset(desk.keys.action("a1"), mapping=record)
+            await desk.redis.set(desk.keys.epoch, "7")
     return entry
 
 

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -509,8 +510,10 @@ async def test_a_killed_worker_is_followed_by_the_standby(
 
 
 @ONE_KIND
-async def test_a_worker_that_was_stopped_and_woken_is_fenced(redis_url: str, asterisk: SimulatedAsterisk) -> None:
-    settings = make_settings(redis_url, asterisk, name="first")
+async def test_a_worker_of_another_host_that_was_stopped_and_woken_is_fenced(
+    redis_url: str, asterisk: SimulatedAsterisk, tmp_path: Path
+) -> None:
+    settings = make_settings(redis_url, asterisk, name="first", journal_dir=str(tmp_path / "other-host"))
     async with Desk(redis_url) as desk, WorkerProcess(settings) as first:
         await first.connected()
         first.signal(signal.SIGSTOP)
@@ -527,6 +530,18 @@ async def test_a_worker_that_was_stopped_and_woken_is_fenced(redis_url: str, ast
         finally:
             first.signal(signal.SIGCONT)
         assert {asterisk.write_counts()[f"s{n}"] for n in range(10)} == {1}
+
+
+@ONE_KIND
+async def test_a_worker_of_this_host_that_hangs_is_killed_by_the_next(
+    redis_url: str, asterisk: SimulatedAsterisk
+) -> None:
+    async with Desk(redis_url) as desk, WorkerProcess(make_settings(redis_url, asterisk, name="first")) as first:
+        await first.connected()
+        first.signal(signal.SIGSTOP)
+        async with served(redis_url, asterisk, name="second"):
+            await done(desk, "a1")
+            assert await first.ended() == -signal.SIGKILL
 
 
 @ONE_KIND

@@ -93,6 +93,7 @@ def demo(
         with (directory / "worker.log").open("w", encoding="utf-8", buffering=1) as log:
             _quiet_logging(log)
             flags = {"redis": redis, "server": server, "ami": ami, "drain_s": "3", **login}
+            flags["journal_dir"] = str(directory)  # of a show that ends with it
             asyncio.run(_demo(plan, flags, directory / "worker.log"))
 
 

@@ -1,0 +1,95 @@
+"""The channels that are alive on Asterisk, asked for."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from broker.ami import Action, Exchange, Headers, spec_of
+from workers.connection import Asked
+from workers.sessions import Sessions
+
+UP: Final = "6"
+"""ChannelState of an answered channel (AST_STATE_UP)."""
+
+ASK_TIMEOUT_S: Final = 10.0
+"""How long the worker waits for the answers to its own questions."""
+
+
+SNAPSHOT_CHANNELS: Final = 500
+"""Channels in one BusSnapshot at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """A channel as CoreShowChannels tells of it."""
+
+    uniqueid: str
+    linkedid: str
+    name: str
+    state: str
+    """`ChannelState`, a number."""
+    state_text: str
+
+
+async def ask(sessions: Sessions, name: str) -> Exchange:
+    """Ask Asterisk a question of the worker's own. Raises `ConnectionLost` or `AnswerTimeout`."""
+    # The form of an entry's id, which no producer may give as an ActionID.
+    action = Action(name, [], f"0-{time.monotonic_ns()}")
+    return await sessions.request("read", Asked(action, spec_of(name), ASK_TIMEOUT_S))
+
+
+class Channels:
+    """Asks which channels are alive; those who ask at the same time share one answer."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+        self._asking: asyncio.Task[dict[str, Channel] | None] | None = None
+
+    async def alive(self) -> dict[str, Channel] | None:
+        """By Uniqueid; None where Asterisk does not say. Raises `ConnectionLost` or `AnswerTimeout`."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask(), name="channels alive")
+        return await asyncio.shield(self._asking)
+
+    async def _ask(self) -> dict[str, Channel] | None:
+        exchange = await ask(self._sessions, "CoreShowChannels")
+        if exchange.failure is not None:
+            return None
+        channels = [
+            Channel(
+                headers.get("Uniqueid", ""),
+                headers.get("Linkedid", ""),
+                headers.get("Channel", ""),
+                headers.get("ChannelState", ""),
+                headers.get("ChannelStateDesc", ""),
+            )
+            for headers in (event.headers for event in exchange.answer.events if not event.completes_list)
+        ]
+        return {channel.uniqueid: channel for channel in channels}
+
+
+def snapshot(channels: Mapping[str, Channel]) -> list[Headers]:
+    """The headers of the `BusSnapshot` events that tell of these channels, `Part` of `Parts`.
+
+    Each of the `Total` channels has the same place in all the headers that repeat.
+    """
+    every = [*channels.values()]
+    parts = [every[first : first + SNAPSHOT_CHANNELS] for first in range(0, len(every), SNAPSHOT_CHANNELS)] or [[]]
+    return [
+        Headers(
+            [("Part", str(number)), ("Parts", str(len(parts))), ("Total", str(len(every)))]
+            + [
+                pair
+                for channel in part
+                for pair in (
+                    ("Channel", channel.name),
+                    ("ChannelStateDesc", channel.state_text),
+                    ("Uniqueid", channel.uniqueid),
+                    ("Linkedid", channel.linkedid),
+                )
+            ]
+        )
+        for number, part in enumerate(parts, 1)
+    ]

@@ -1,0 +1,145 @@
+"""Calls placed, and what became of them: Asterisk's answer to an Originate says only that it was queued."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from redis.asyncio import Redis
+
+from broker.ami import Headers, Response
+from broker.codec import State
+from broker.errors import ErrorCode
+from workers.batch import until_done
+from workers.calls import Calls, Note
+from workers.channels import Channels
+from workers.clock import ServerClock
+from workers.config import Settings
+from workers.connection import AnswerTimeout, ConnectionLost, Unanswered
+from workers.event_search import EventSearch
+from workers.job import Job
+from workers.outcome import Outcome, answered_outcome, ended_outcome, originate_outcome, outcome_of
+from workers.sessions import Sessions
+
+LOOK_S: Final = 2.0
+"""How often it is looked whether a call's channel is alive while nobody knows what became of its Originate. The first
+look comes so late that Asterisk has made the channel, if it ever will."""
+
+LEAST_WAIT_S: Final = 5.0
+"""An Originate that a lost worker sent is waited for so long at least, however long ago that was."""
+
+
+class Originates:
+    """Places calls, and finds out what became of those whose worker or connection was lost."""
+
+    def __init__(
+        self, redis: "Redis", settings: Settings, *, clock: ServerClock, sessions: Sessions, channels: Channels,
+        calls: Calls, on_note: Callable[[Note], None],
+    ) -> None:  # fmt: skip
+        self._redis = redis
+        self._keys = settings.keys
+        self._search = EventSearch(redis, settings.keys)
+        self._clock = clock
+        self._sessions = sessions
+        self._channels = channels
+        self._calls = calls
+        self._on_note = on_note
+
+    async def place(self, job: Job, on_queued: Callable[[Response | None], None]) -> Outcome:
+        """Write an Originate and await what becomes of it. `on_queued` hears Asterisk's first answer, None where the
+        session was lost before it came: either way the session is free for the next.
+
+        Raises `ConnectionLost` if nothing was written.
+        """
+        assert job.channel_id is not None
+        outcome = self._calls.expect(job.request.action_id, job.channel_id)
+        placed = True
+        try:
+            try:
+                exchange = await self._sessions.request(job.session, job.asked)
+            except (ConnectionLost, AnswerTimeout) as error:
+                placed = error.written
+                if not placed:
+                    raise
+                on_queued(None)
+                return await self._await(job, outcome, unknown(error))
+            answered, response = outcome_of(exchange), exchange.answer.response
+            if answered.state is not State.DONE or response is None:
+                placed = answered.state is not State.FAILED
+                return answered
+            on_queued(response)
+            return await self._wait_for_event(job, outcome, response.headers)
+        finally:
+            self._calls.give_up(job.request.action_id, placed=placed)
+
+    async def find_out(self, job: Job, otherwise: Outcome) -> Outcome:
+        """The truth about an Originate that a lost worker sent, or may have sent; else `otherwise`."""
+        assert job.channel_id is not None
+        outcome = self._calls.expect(job.request.action_id, job.channel_id)
+        try:
+            return await self._await(job, outcome, otherwise)
+        finally:
+            self._calls.give_up(job.request.action_id, placed=True)
+
+    async def _wait_for_event(self, job: Job, outcome: "asyncio.Future[Outcome]", response: Headers) -> Outcome:
+        try:
+            async with asyncio.timeout(job.outcome_timeout_s):
+                return replace(await outcome, response=response)
+        except TimeoutError:
+            late = AnswerTimeout(f"no outcome of the call within {job.outcome_timeout_s:g} s")
+            return replace(await self._looked_up(job) or unknown(late), response=response)
+        except ConnectionLost as error:
+            return replace(await self._looked_up(job) or unknown(error), response=response)
+
+    async def _await(self, job: Job, outcome: "asyncio.Future[Outcome]", otherwise: Outcome) -> Outcome:
+        """Look wherever the truth may be, for as long as the OriginateResponse may still come."""
+        known = await self._looked_up(job)
+        if known is not None:
+            return known
+        sent_at = job.sending_at or self._clock.now()
+        patience_s = max(LEAST_WAIT_S, sent_at + job.outcome_timeout_s - self._clock.now())
+        try:
+            async with asyncio.timeout(patience_s):
+                while not outcome.done():
+                    await asyncio.wait([outcome], timeout=LOOK_S)
+                    if not outcome.done() and not await self._may_be_alive(job):
+                        break
+                if outcome.done():
+                    return outcome.result()
+        except (TimeoutError, ConnectionLost):
+            pass
+        return await self._looked_up(job) or otherwise
+
+    async def _may_be_alive(self, job: Job) -> bool:
+        await self._sessions.ready.wait()
+        try:
+            alive = await self._channels.alive()
+        except (ConnectionLost, AnswerTimeout):
+            return True
+        if alive is None:
+            return True
+        for note in self._calls.see(alive):
+            self._on_note(note)
+        return job.channel_id in alive
+
+    async def _looked_up(self, job: Job) -> Outcome | None:
+        """What the record and the events stream tell."""
+        key = self._keys.action(job.request.action_id)
+        call, answered_at, cause = await until_done(
+            "a record", lambda: self._redis.hmget(key, ["call", "answered_at", "cause"])
+        )
+        if call == b"up" or answered_at:
+            return answered_outcome()
+        if call == b"ended" and cause:  # without a cause nobody saw its end
+            return ended_outcome(cause.decode())
+        since = job.sending_at or job.request.queued_at
+        event = await until_done("events", lambda: self._search.originate_response(job.request.action_id, since))
+        return None if event is None else originate_outcome(event)
+
+
+def unknown(error: Unanswered) -> Outcome:
+    """What can be said of an action whose answer will not come."""
+    if isinstance(error, AnswerTimeout):
+        return Outcome(State.UNKNOWN, code=ErrorCode.TIMEOUT, message=str(error))
+    message = f"the connection was lost before the answer: {error}"
+    return Outcome(State.UNKNOWN, code=ErrorCode.CONNECTION_LOST, message=message)

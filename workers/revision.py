@@ -1,0 +1,47 @@
+"""The truth about an action that was settled as `unknown`: a late answer, a call found alive, an operator's word."""
+
+from typing import Any
+
+import structlog
+from redis.asyncio import Redis
+
+from broker.codec import State
+from broker.record import Record, decode_record
+from broker.scripts import Script
+from workers.config import Settings
+from workers.outcome import Outcome
+from workers.records import Records
+
+log = structlog.get_logger()
+
+
+class Revision:
+    """Corrects `unknown`, the one final state that may be corrected."""
+
+    def __init__(self, redis: "Redis", settings: Settings, publish: str) -> None:
+        self._redis = redis
+        self._settings = settings
+        self._publish = publish
+        self._records = Records(settings)
+        self._settle = Script("settle", settings.keys)
+
+    async def revise(self, action_id: str, outcome: Outcome, at: float) -> bool:
+        """Make it `done` or `failed`, and say so on its channel and in `results`. False: it is not `unknown`."""
+        record = await self.record(action_id)
+        if record is None or record.state is not State.UNKNOWN:
+            return False
+        settings = self._settings
+        item = self._records.revision(record, outcome, at)
+        verdicts = await self._settle(
+            self._redis, 0, self._publish, settings.results_length, settings.dead_length, [item]
+        )
+        if verdicts[0] != b"revised":
+            return False
+        log.info("revised", action_id=action_id, action=record.get("action"), state=outcome.state, why=outcome.message)
+        return True
+
+    async def record(self, action_id: str) -> Record | None:
+        """The record of an action, None if there is none. Raises `BadMessage` for one of another version."""
+        fields: Any = await self._redis.hgetall(self._settings.keys.action(action_id))
+        flat = [part for pair in fields.items() for part in pair]
+        return decode_record(self._settings.server, action_id, flat)
