@@ -103,23 +103,53 @@ async def _legs(producer: Producer, wanted: set[str]) -> bool:
     return set(await producer.legs()) == wanted
 
 
-async def test_an_originate_whose_outcome_nobody_saw_is_unknown_and_not_repeated(site: Site) -> None:
+async def test_a_call_that_rings_meanwhile_is_not_placed_again_and_has_its_own_outcome(site: Site) -> None:
     async with observing(site.asterisk) as observer, site.serving("ringing") as (producer, worker):
         async with placed(producer, "Application", "Wait", "Data", "300", channel="Local/30@ring") as call:
             await call.watch.event("Newstate", ChannelStateDesc="Ringing")
             assert (await producer.record(call.action_id))["state"] == "sent"
             await end(worker, signal.SIGKILL)
             async with successor(site, producer):
-                result = await call.watch.result()
-                assert (result["state"], result["error"]["code"]) == ("unknown", "worker-lost")
-                # its call is followed all the same
                 assert (await producer.record(call.action_id))["call"] == "dialing"
                 assert (await producer.ask("Hangup", "Channel", call.channel_id))["state"] == "done"
+                result = await call.watch.result()
+                assert (result["state"], result["error"]["code"]) == ("failed", "originate-failed")
                 record = await call.watch.call_over(producer, call.action_id)
                 await observer.until("Hangup", Uniqueid=call.channel_id)
                 assert (await producer.queued(), await producer.pending()) == (0, 0)
         assert len(observer.named("Newchannel", Uniqueid=call.channel_id)) == 1
-    assert (record["state"], record["call"]) == ("unknown", "ended")
+    assert (record["state"], record["call"]) == ("failed", "ended")
+
+
+async def test_a_call_that_is_answered_meanwhile_is_done(site: Site) -> None:
+    async with observing(site.asterisk) as observer, site.serving("answering") as (producer, worker):
+        async with placed(producer, "Application", "Wait", "Data", "300", channel="Local/2@ring") as call:
+            await call.watch.event("Newstate", ChannelStateDesc="Ringing")
+            await end(worker, signal.SIGKILL)
+            await observer.until("Newstate", Uniqueid=call.channel_id, ChannelStateDesc="Up")
+            await observer.until("OriginateResponse", ActionID=call.action_id)
+            async with successor(site, producer):
+                result = await call.watch.result()
+                assert result["state"] == "done"
+                await producer.ask("Hangup", "Channel", call.channel_id)
+                record = await call.watch.call_over(producer, call.action_id)
+        assert len(observer.named("Newchannel", Uniqueid=call.channel_id)) == 1
+    assert (record["state"], record["call"], record["reason"]) == ("done", "ended", "4")
+
+
+async def test_a_call_that_came_and_went_meanwhile_is_unknown(site: Site) -> None:
+    async with observing(site.asterisk) as observer, site.serving("passing") as (producer, worker):
+        async with placed(producer, "Application", "Wait", "Data", "300", channel="Local/2@ring") as call:
+            await call.watch.event("Newstate", ChannelStateDesc="Ringing")
+            await end(worker, signal.SIGKILL)
+            await observer.until("Newstate", Uniqueid=call.channel_id, ChannelStateDesc="Up")
+            ended = await observer.session.action("Hangup", f"Channel: {call.channel_id}")
+            assert b"Response: Success" in ended
+            await observer.until("Hangup", Uniqueid=call.channel_id)
+            async with successor(site, producer):
+                result = await call.watch.result()
+                assert (result["state"], result["error"]["code"]) == ("unknown", "worker-lost")
+        assert len(observer.named("Newchannel", Uniqueid=call.channel_id)) == 1
 
 
 async def test_a_stop_waits_for_the_outcome_of_a_call(site: Site) -> None:
