@@ -38,6 +38,7 @@ class Keys:
         "dead",
         "epoch",
         "events",
+        "holder",
         "lease",
         "legs",
         "prefix",
@@ -65,6 +66,7 @@ class Keys:
         self.worker = f"{self.root}worker"
         self.lease = f"{self.root}lease"
         self.epoch = f"{self.root}epoch"
+        self.holder = f"{self.root}holder"
 
     def lane(self, lane: str) -> str:
         """The stream of a lane."""

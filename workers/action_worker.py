@@ -54,6 +54,12 @@ RECORD_LOST: Final = Outcome(
     message="Redis knows nothing of it any more, and the journal on this host says that it may have been sent",
 )
 
+RECORD_DOUBTFUL: Final = Outcome(
+    State.UNKNOWN,
+    code=ErrorCode.RECORD_LOST,
+    message="Redis may have gone back in time while another host's worker served, which may have sent it",
+)
+
 log = structlog.get_logger()
 
 
@@ -99,6 +105,9 @@ class ActionWorker:
         self._log_quietly = log.bind().debug
         """Bound once: it is called for every action, nearly always to no effect."""
         self.intake = Intake(reader, settings.read_ahead, self.take)
+        self.doubtful_before = 0.0
+        """What changes something and was queued before this (unix seconds by Redis' clock) is not sent: another host's
+        worker may have done so, and Redis may have forgotten it."""
         self.totals: Counter[str] = Counter()
         self.duplicates = 0
 
@@ -196,18 +205,7 @@ class ActionWorker:
 
     async def _outcomes(self, jobs: list[Job], turn: Turn | None) -> AsyncGenerator[list[Told]]:
         """What becomes of the jobs, as it becomes known: first of those that may not be sent, then of the others."""
-        may_go: list[Job] = []
-        unsent: list[Told] = []
-        for job, (verdict, at) in zip(jobs, await self.mark_sending(jobs, probe=turn is None), strict=True):
-            if verdict == "sending":
-                job.sending_at, job.epoch = at, self._lease.epoch
-            if verdict == "sending" and turn is not None:
-                may_go.append(job)
-            elif verdict == "begun" and turn is not None:
-                self._schedule.release(turn)
-                unsent.append((job, await self._begun_before(job)))
-            else:
-                unsent.append((job, self._unsent(job, verdict)))
+        may_go, unsent = await self._leave(jobs, turn)
         if unsent:
             yield unsent
         if not may_go or turn is None:
@@ -224,6 +222,24 @@ class ActionWorker:
                 yield told
         elif may_go:
             yield [(may_go[0], await self._send_change(may_go[0], turn))]
+
+    async def _leave(self, jobs: list[Job], turn: Turn | None) -> tuple[list[Job], list[Told]]:
+        """Which jobs may be sent, and what becomes of the others."""
+        may_go: list[Job] = []
+        unsent: list[Told] = []
+        for job, (verdict, at) in zip(jobs, await self.mark_sending(jobs, probe=turn is None), strict=True):
+            if verdict == "sending":
+                job.sending_at, job.epoch = at, self._lease.epoch
+            if verdict == "sending" and self._is_doubtful(job):
+                unsent.append((job, RECORD_DOUBTFUL))
+            elif verdict == "sending" and turn is not None:
+                may_go.append(job)
+            elif verdict == "begun" and turn is not None:
+                self._schedule.release(turn)
+                unsent.append((job, await self._begun_before(job)))
+            else:
+                unsent.append((job, self._unsent(job, verdict)))
+        return may_go, unsent
 
     async def mark_sending(self, jobs: list[Job], *, probe: bool) -> list[tuple[str, float]]:
         """Ask Redis whether these entries may be sent, and record the intent: the verdicts, and Redis' time.
@@ -285,6 +301,9 @@ class ActionWorker:
         except ConnectionLost:
             return Next.AGAIN  # nothing was written
         raise AssertionError("an action had no answer and no error")
+
+    def _is_doubtful(self, job: Job) -> bool:
+        return job.request.queued_at < self.doubtful_before and not job.reads_only and not job.again
 
     def _mark_sent(self, job: Job, response: Response) -> None:
         """Asterisk answered, more is to come: said while the rest is waited for."""

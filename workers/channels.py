@@ -33,11 +33,20 @@ class Channel:
     state_text: str
 
 
-async def ask(sessions: Sessions, name: str) -> Exchange:
-    """Ask Asterisk a question of the worker's own. Raises `ConnectionLost` or `AnswerTimeout`."""
-    # The form of an entry's id, which no producer may give as an ActionID.
-    action = Action(name, [], f"0-{time.monotonic_ns()}")
-    return await sessions.request("read", Asked(action, spec_of(name), ASK_TIMEOUT_S))
+def question(name: str, *pairs: tuple[str, str]) -> Asked:
+    """A question of the worker's own. Its ActionID has the form of an entry's id, which no producer may give."""
+    return Asked(Action(name, pairs, f"0-{time.monotonic_ns()}"), spec_of(name), ASK_TIMEOUT_S)
+
+
+def entity_question() -> Asked:
+    """What is Asterisk's entity id? Its network card's address, or what asterisk.conf says (Asterisk 16 to 22)."""
+    return question("Getvar", ("Variable", "ENTITYID"))
+
+
+def entity_of(exchange: Exchange) -> str:
+    """The answer to that; empty where Asterisk does not say."""
+    response = exchange.answer.response
+    return "" if response is None else response.headers.get("Value", "")
 
 
 class Channels:
@@ -54,7 +63,7 @@ class Channels:
         return await asyncio.shield(self._asking)
 
     async def _ask(self) -> dict[str, Channel] | None:
-        exchange = await ask(self._sessions, "CoreShowChannels")
+        exchange = await self._sessions.request("read", question("CoreShowChannels"))
         if exchange.failure is not None:
             return None
         channels = [

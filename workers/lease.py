@@ -6,6 +6,7 @@ import os
 import secrets
 import socket
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import structlog
@@ -19,6 +20,13 @@ from workers.notify import notify
 
 MARGIN: Final = 0.2
 """The part of the lease's life that is not relied on: two hosts' clocks may run at slightly different speeds."""
+
+STILL: Final = 1.5
+"""Lives of the lease after which a heartbeat that stands still is that of a dead worker: a living one beats four times
+in a life."""
+
+Holder = dict[str, str]
+"""What the lease says of its holder: worker, host, pid, asterisk (address), entity, token."""
 
 log = structlog.get_logger()
 
@@ -42,24 +50,47 @@ class Lease:
         self._token = secrets.token_hex(8)
         """Tells this process from any other, also on the same host with the same pid."""
         self.epoch = 0
+        """Ours; while standing by, the highest that has been seen."""
+        self.epoch_before = 0
+        """The epoch before ours; 0: none."""
+        self.has_gone_back = False
+        """Redis did not remember the epoch before ours."""
+        self.redis_before = ""
+        """What its holder knew Redis by: see `identify_redis`."""
+        self._identified = ("", 0)
+        self.entity = ""
+        """The entity id of the Asterisk that is served, once it is known; told to those who stand by."""
         self.started_at = 0.0
 
-    async def acquire(self) -> None:
-        """Wait until nobody else holds the lease, and take it."""
+    async def acquire(self, on_holder: Callable[[Holder], Awaitable[None]] | None = None) -> None:
+        """Wait until nobody else holds the lease, and take it. `on_holder` hears of the present holder at each look."""
         waiting_for = ""
+        seen, since, dead_beat = (b"", b""), time.monotonic(), b""
         while True:
             asked_at = time.monotonic()
-            epoch, holder = await until_done("the lease", self._try)
+            epoch, *answer = await until_done("the lease", lambda: self._try(dead_beat))  # noqa: B023
             if epoch:
+                self.has_gone_back = int(answer[1]) < self.epoch
+                self.epoch_before, self.redis_before = max(self.epoch, int(answer[1])), answer[2].decode()
                 self.epoch = epoch
                 self._valid_until = asked_at + self._life_s * (1 - MARGIN)
                 self.started_at = self._clock.now()
                 log.info("lease taken", epoch=epoch, server=self._settings.server)
                 return
-            name = _name_of(holder)
+            holder = _read_holder(answer[0])
+            name = holder.get("worker", "?")
             if name != waiting_for:
                 log.info("standing by: another worker serves this server", server=self._settings.server, holder=name)
                 waiting_for = name
+            if on_holder is not None:
+                await on_holder(holder)
+            self.epoch = max(self.epoch, int(answer[2]))
+            if seen != (answer[0], answer[1]):
+                seen, since = (answer[0], answer[1]), asked_at
+            still = time.monotonic() - since > self._life_s * STILL
+            if still and not dead_beat:
+                log.error("the lease lives on and its worker does not: has Redis' clock been set back?", holder=name)
+            dead_beat = answer[1] if still else b""
             notify("WATCHDOG=1")  # standing by is what it is there for
             await asyncio.sleep(self._life_s / 10)
 
@@ -95,19 +126,37 @@ class Lease:
         """How often it is to be renewed."""
         return self._life_s / 4
 
-    async def _try(self) -> tuple[int, bytes]:
-        answer = await self._acquire(self._redis, self.epoch, self._holder(), int(self._life_s * 1000))
-        return int(answer[0]), answer[1]
+    async def identify_redis(self) -> str:
+        """Say to later holders which Redis this is: its replication id, another one after a restart or a failover. By
+        that they learn whether it may have gone back in time since. Returns the id."""
+        info = await self._redis.info("replication")
+        known_by = str(info.get("master_replid", ""))
+        if (known_by, self.epoch) != self._identified:
+            mapping: dict[Any, Any] = {"epoch": self.epoch, "redis": known_by}
+            await self._redis.hset(self._settings.keys.holder, mapping=mapping)
+            self._identified = known_by, self.epoch
+        return known_by
+
+    async def _try(self, dead_beat: bytes) -> list[Any]:
+        life_ms = int(self._life_s * 1000)
+        answer: list[Any] = await self._acquire(self._redis, self.epoch, self._holder(), life_ms, dead_beat)
+        return answer
 
     def _holder(self) -> str:
         settings = self._settings
-        holder = {"worker": settings.name, "host": socket.gethostname(), "pid": os.getpid(), "asterisk": settings.ami}
-        holder["token"] = self._token
+        holder = {
+            "worker": settings.name,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "asterisk": settings.ami,
+            "entity": self.entity,
+            "token": self._token,
+        }
         return json.dumps(holder)
 
 
-def _name_of(holder: bytes) -> str:
+def _read_holder(text: bytes) -> Holder:
     try:
-        return str(json.loads(holder)["worker"])
-    except (ValueError, KeyError, TypeError):
-        return repr(holder)
+        return {str(name): str(value) for name, value in json.loads(text).items()}
+    except (ValueError, AttributeError):
+        return {"worker": repr(text)}

@@ -20,7 +20,7 @@ from broker.keys import LANES, servers_key
 from workers.action_worker import ActionWorker
 from workers.batch import tolerated, until_done
 from workers.calls import Calls, Note
-from workers.channels import Channel, Channels, ask, snapshot
+from workers.channels import Channel, Channels, entity_of, entity_question, question, snapshot
 from workers.clock import ServerClock
 from workers.config import Settings
 from workers.connection import AnswerTimeout, ConnectionLost
@@ -39,6 +39,7 @@ from workers.redis_client import connect
 from workers.revision import Revision
 from workers.schedule import CALLS, CHANGES, READS, WINDOWS, Schedule
 from workers.sessions import EVENTS, Sessions
+from workers.standby import Standby
 
 MISSED_PERIOD_S: Final = 5.0
 """How often the pending list is compared with what is held in memory."""
@@ -82,14 +83,15 @@ async def serve(settings: Settings, stopping: asyncio.Event | None = None, *, un
         log.info("redis is here", redis=server_name(info))
         notify("READY=1")
         clock = ServerClock()
-        lease = Lease(redis, settings, clock)
+        lease, standby = Lease(redis, settings, clock), Standby(settings)
         while True:
-            await _unless(stopping, lease.acquire())
+            await _unless(stopping, lease.acquire(standby.check))
             try:
                 journal = await _open_journal(settings, clock, lease)
                 if journal is not None:
                     with contextlib.closing(journal):
-                        tenure = Tenure(redis, settings, clock, lease, journal, publish_command(info))
+                        doubtful_before = await _doubtful_before(lease, journal, clock.now())
+                        tenure = Tenure(redis, settings, clock, lease, journal, publish_command(info), doubtful_before)
                         await tenure.run(stopping, until_drained=until_drained)
                         if until_drained:
                             return
@@ -130,6 +132,25 @@ async def _open_journal(settings: Settings, clock: ServerClock, lease: Lease) ->
         journal.close()
         raise
     return journal
+
+
+async def _doubtful_before(lease: Lease, journal: Journal, now: float) -> float:
+    """Entries that were added before this (unix seconds by Redis' clock) may have been sent although Redis does not say
+    so; 0: none.
+
+    So it is where another host's worker served before, whose journal is not here, and Redis may have gone back in time
+    since: it forgot an epoch, or has restarted, or another server has taken its place.
+    """
+    known_by = await until_done("what Redis is", lease.identify_redis)
+    if not lease.epoch_before or journal.covers(lease.epoch_before):
+        return 0.0
+    if lease.redis_before in ("", known_by) and not lease.has_gone_back:
+        return 0.0
+    log.warning(
+        "redis may have gone back in time while another host's worker served: what it had queued and changes something "
+        "is settled as unknown", epoch_before=lease.epoch_before, before=lease.redis_before, now=known_by,
+    )  # fmt: skip
+    return now
 
 
 def _leaf(error: BaseException) -> BaseException:
@@ -181,8 +202,9 @@ class Tenure:
     """One worker's time as the holder of the lease, with all that it needs."""
 
     def __init__(
-        self, redis: "Redis", settings: Settings, clock: ServerClock, lease: Lease, journal: Journal, publish: str
-    ) -> None:
+        self, redis: "Redis", settings: Settings, clock: ServerClock, lease: Lease, journal: Journal, publish: str,
+        doubtful_before: float = 0.0,
+    ) -> None:  # fmt: skip
         self._redis = redis
         self._settings = settings
         self._clock = clock
@@ -214,6 +236,7 @@ class Tenure:
             redis, settings, lease=lease, clock=clock, sessions=self._sessions, schedule=self._schedule,
             calls=self._calls, originates=originates, diary=self._diary, reader=self._reader, publish=publish,
         )  # fmt: skip
+        self._worker.doubtful_before = doubtful_before
         self._recovery = Recovery(redis, settings, self._reader, self._worker)
         self._asterisk = ""
         self._away_since = clock.now()
@@ -221,6 +244,7 @@ class Tenure:
         self._state = "asterisk-away"
         self._queued = 0
         self._recovered = False
+        self._redis_known_by = ""
         self._news = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
         self._resuming: asyncio.Task[None] | None = None
@@ -333,7 +357,8 @@ class Tenure:
         while self._sessions.is_ready:
             known, awaited = self._calls.alive(), self._calls.awaited()
             try:
-                core = await ask(self._sessions, "CoreSettings")
+                core = await self._sessions.request("read", question("CoreSettings"))
+                self._lease.entity = entity_of(await self._sessions.request("read", entity_question()))
                 channels = await self._channels.alive()
             except (ConnectionLost, AnswerTimeout):
                 await asyncio.sleep(RESUME_RETRY_S)  # the session comes back, or Asterisk is away again
@@ -395,6 +420,7 @@ class Tenure:
         while True:
             with tolerated("the heartbeat"):
                 await self._lease.renew(self._heartbeat())
+                await self._look_at_redis()
                 await self._redis.zadd(servers_key(self._settings.prefix), {self._settings.server: self._clock.now()})
                 self._queued = await self._backlog()
             self._watchdog()
@@ -402,6 +428,12 @@ class Tenure:
                 async with asyncio.timeout(self._lease.period_s):
                     await self._news.wait()
             self._news.clear()
+
+    async def _look_at_redis(self) -> None:
+        known_by = await self._lease.identify_redis()
+        if self._redis_known_by not in ("", known_by):
+            log.warning("redis has restarted, or another server has taken its place", replication_id=known_by)
+        self._redis_known_by = known_by
 
     async def _look_for_missed(self) -> None:
         """Every few seconds: is something pending for us that we do not hold? Then the reply to a read was lost."""

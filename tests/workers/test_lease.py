@@ -122,3 +122,38 @@ async def test_a_redis_that_comes_later_is_waited_for(own_redis: RedisServer) ->
             await asyncio.to_thread(own_redis.start)
             await soon(waiting)
         assert [line["event"] for line in logs] == ["redis is away", "redis is back", "lease taken"]
+
+
+async def test_a_lease_whose_holder_stands_still_is_taken_whatever_its_life(redis_url: str) -> None:
+    """As where Redis' clock has been set back: the lease of a dead worker then lives on."""
+    async with holding(redis_url, lease_s=600) as dead, holding(redis_url, "two") as standby:
+        await soon(dead.acquire())
+        await dead.renew({"state": "connected"})
+        with capture_logs() as logs:
+            await soon(standby.acquire())
+        assert standby.epoch == dead.epoch + 1
+        assert "error" in [line["log_level"] for line in logs]
+        with pytest.raises(LeaseLost):
+            await dead.renew({"state": "connected"})
+
+
+async def test_a_standby_remembers_the_epochs_that_it_has_seen(redis_url: str) -> None:
+    async with holding(redis_url) as lease, holding(redis_url, "two") as standby, Desk(redis_url) as desk:
+        await desk.redis.set(desk.keys.epoch, "41")
+        await soon(lease.acquire())
+        waiting = asyncio.create_task(standby.acquire())
+        await eventually(lambda: standby.epoch == 42)
+        await desk.redis.flushall()
+        await soon(waiting)
+        assert (standby.epoch, standby.epoch_before, standby.has_gone_back) == (43, 42, True)
+
+
+async def test_later_holders_learn_which_redis_it_was(redis_url: str) -> None:
+    async with holding(redis_url) as lease, holding(redis_url, "two") as standby:
+        await soon(lease.acquire())
+        assert (lease.epoch_before, lease.redis_before) == (0, "")
+        known_by = await lease.identify_redis()
+        await lease.release()
+        await soon(standby.acquire())
+        assert (standby.epoch_before, standby.redis_before, standby.has_gone_back) == (lease.epoch, known_by, False)
+        assert len(known_by) == 40

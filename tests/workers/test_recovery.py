@@ -295,6 +295,24 @@ async def test_what_the_journal_knows_as_written_is_not_sent_whatever_redis_says
     assert [asterisk.write_counts()[action_id] for action_id in ("a1", "a2")] == [1, 1]
 
 
+@pytest.mark.parametrize("same", [True, False])
+async def test_what_another_host_may_have_sent_before_redis_went_back_in_time_is_not_sent(
+    redis_url: str, asterisk: SimulatedAsterisk, same: bool
+) -> None:
+    async with Desk(redis_url) as desk:
+        replication_id = (await desk.redis.info("replication"))["master_replid"]
+        await desk.redis.hset(desk.keys.holder, "redis", replication_id if same else "that of the failed primary")
+        await desk.redis.set(desk.keys.epoch, "7")
+        await desk.add_fields(*SETVAR)
+        await desk.add("Ping", "p1")
+    async with serving(redis_url, asterisk, "second") as desk:
+        assert (await desk.settled("a1")).get("error_code") == (None if same else "record-lost")
+        assert (await desk.settled("p1"))["state"] == "done"
+        await desk.add("Setvar", "a2", Variable="x", Value="1")
+        assert (await desk.settled("a2"))["state"] == "done", "it is younger than the doubt"
+    assert asterisk.write_counts()["a1"] == int(same)
+
+
 async def test_what_vanished_in_mid_flight_is_told_of_under_its_own_name(
     redis_url: str, asterisk: SimulatedAsterisk
 ) -> None:
