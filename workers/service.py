@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Coroutine
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -33,6 +34,7 @@ from workers.redis_check import check_redis, publish_command, server_name
 from workers.redis_client import connect
 from workers.schedule import CALLS, CHANGES, READS, WINDOWS, Schedule
 from workers.sessions import EVENTS, Sessions
+from workers.spool import prepare
 
 MISSED_PERIOD_S: Final = 5.0
 """How often the pending list is compared with what is held in memory."""
@@ -66,6 +68,8 @@ async def serve(settings: Settings, stopping: asyncio.Event | None = None) -> No
         stopping = asyncio.Event()
         _watch_signals(stopping)
         _calm_collector()
+    if settings.event_spool_dir:
+        prepare(Path(settings.event_spool_dir))
     redis = connect(settings.redis)
     log.info("starting", server=settings.server, asterisk=settings.ami, worker=settings.name, version=amibus_version())
     try:
@@ -198,6 +202,7 @@ class Tenure:
             raise
         finally:
             self._group = None
+            self._pump.close()
             await self._worker.stop()
         await self._lease.release()
 
@@ -333,4 +338,5 @@ class Tenure:
             "events_in": self._pump.events_in,
             "events_dropped": self._pump.events_dropped,
             "events_queued": self._pump.queued,
+            "events_spooled": self._pump.spooled,
         }
