@@ -278,13 +278,13 @@ class ActionWorker:
                 return outcome
             self._mark_sent(job, exchange.answer.response)
             self._schedule.release(turn)  # the session is free: the next call need not wait until this one is answered
-            async with asyncio.timeout(job.outcome_timeout_s):
-                return originate_outcome(exchange, await response)
+            await asyncio.wait([response], timeout=job.outcome_timeout_s)
+            if not response.done() and not self._calls.has_outcome(action_id):
+                raise AnswerTimeout(f"no outcome of the call within {job.outcome_timeout_s:g} s")
+            return originate_outcome(exchange, await response)  # it may be here, and wait for Redis to take its event
         except ConnectionLost as error:
             placed = error.written
             raise
-        except TimeoutError:
-            raise AnswerTimeout(f"no outcome of the call within {job.outcome_timeout_s:g} s") from None
         finally:
             self._calls.give_up(action_id, placed=placed)
 

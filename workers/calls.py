@@ -35,6 +35,13 @@ class Call:
     cause: str = ""
     response: asyncio.Future[Event] | None = None
     """The OriginateResponse, for whoever waits for it."""
+    has_outcome: bool = False
+    """The OriginateResponse is here, though its event may still wait for Redis."""
+
+    @property
+    def lacks_outcome(self) -> bool:
+        """Its OriginateResponse is waited for, and has not come."""
+        return self.response is not None and not self.response.done() and not self.has_outcome
 
     @property
     def is_over(self) -> bool:
@@ -73,6 +80,7 @@ class Calls:
             self._expected[channel_id] = call
         if call.response is None or call.response.cancelled():
             call.response = asyncio.get_running_loop().create_future()
+            call.has_outcome = False
         return call.response
 
     def give_up(self, action_id: str, *, placed: bool) -> None:
@@ -101,15 +109,18 @@ class Calls:
         return {uniqueid for call in self._calls.values() for uniqueid in call.legs}
 
     def awaited(self) -> set[str]:
-        """The ChannelIds of all calls whose OriginateResponse is waited for."""
-        return {
-            call.channel_id for call in self._calls.values() if call.response is not None and not call.response.done()
-        }
+        """The ChannelIds of all calls whose OriginateResponse is to come."""
+        return {call.channel_id for call in self._calls.values() if call.lacks_outcome}
+
+    def has_outcome(self, action_id: str) -> bool:
+        """Whether the OriginateResponse is here: it will be delivered, however long Redis takes."""
+        call = self._calls.get(action_id)
+        return call is not None and call.has_outcome
 
     def lose(self, channel_ids: Collection[str], error: Exception) -> None:
         """The OriginateResponses of these calls cannot come any more: whoever waits for one gets the error."""
         for call in [*self._calls.values()]:
-            if call.channel_id in channel_ids and call.response is not None and not call.response.done():
+            if call.channel_id in channel_ids and call.lacks_outcome and call.response is not None:
                 call.response.set_exception(error)
 
     def end_unseen(self, legs: Iterable[str]) -> list[tuple[Note, str | None]]:
@@ -143,6 +154,7 @@ class Calls:
         if name == "OriginateResponse":  # the one event to which Asterisk itself attaches the ActionID
             call = self._calls.get(event.action_id or "")
             if call is not None:
+                call.has_outcome = True
                 named[call.action_id] = call
         if not named:
             return [], []
