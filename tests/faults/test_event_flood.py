@@ -191,7 +191,43 @@ async def test_with_a_spool_nothing_is_dropped_while_redis_stands_still(
         for number in range(10):
             assert (await desk.record(f"c{number}"))["call"] == "ended"
         assert (await desk.settled("late"))["state"] == "done"
-        await eventually(lambda: not list(base.glob("*")))
+        await eventually(lambda: not chunks(base))
+
+
+async def test_a_spool_does_not_outlive_its_worker_and_what_was_lost_with_it_is_told(
+    own_redis: RedisServer, asterisk: SimulatedAsterisk, tmp_path: Path
+) -> None:
+    settings = make_settings(own_redis.url, asterisk, event_buffer_mb=0.5, event_spool_dir=str(tmp_path))
+    async with WorkerProcess(settings) as worker, Desk(own_redis.url) as desk:
+        await worker.connected()
+        before = await stream(desk)
+        async with standing_still(own_redis):
+            await Flood(asterisk, worker.pid).pour(EVENTS // 6)
+            await eventually(lambda: chunks(tmp_path))
+            await worker.kill()
+            assert chunks(tmp_path)
+        await worker.start()
+        await worker.said("events that a dead worker had spooled are lost: BusGap says since when")
+        assert not chunks(tmp_path)
+        # Not `connected`: the heartbeat of the dead one may still say so.
+        gaps = await eventually(lambda: gaps_of_starts(desk, 2))
+        assert float(gaps[-1].headers["since"]) >= float(gaps[0].headers["until"])
+        events = await desk.events()
+        # What had been in Redis' socket when the worker died may have come through.
+        assert [event.seq for event in events if event.epoch == before[0].epoch][: len(before)] == [
+            event.seq for event in before
+        ]
+        assert events[-1].epoch == before[0].epoch + 1
+
+
+def chunks(base: Path) -> list[Path]:
+    """The files of spools."""
+    return list(base.glob("*/*"))
+
+
+async def gaps_of_starts(desk: Desk, count: int) -> list[BusEvent]:
+    gaps = [gap for gap in await desk.events("BusGap") if gap.headers["reason"] == "worker-start"]
+    return gaps if len(gaps) == count else []
 
 
 class Subscriber:

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -118,6 +119,15 @@ async def test_settings_that_cannot_work_end_the_process_with_one_sentence(
         assert "Traceback" not in worker.text
         assert "s3cr3t" not in worker.text
     assert [login.username for login in asterisk.logins if not login.accepted] == ["amibus"]
+
+
+async def test_a_spool_that_cannot_be_used_ends_the_worker_before_it_asks_for_anything(
+    asterisk: SimulatedAsterisk, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    settings = make_settings("redis://127.0.0.1:1/0", asterisk, event_spool_dir=str(tmp_path / "file"))
+    with pytest.raises(SettingsError, match=r"event_spool_dir .* cannot be used: it is not a directory"):
+        await soon(module.serve(settings, asyncio.Event()), 1)
 
 
 # -- events
