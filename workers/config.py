@@ -72,9 +72,9 @@ class Settings:
         64.0, "Memory for events that wait for Redis; beyond it they are dropped and BusGap says how many."
     )
     event_spool_dir: str = _setting(
-        "", "Directory for events that find no room in that memory (default: none; they are dropped)."
+        "", "Directory for events that find no room in that memory; without one they are dropped."
     )
-    event_spool_mb: float = _setting(1024.0, "Disk space for them; what finds no room there either is dropped.")
+    event_spool_mb: float = _setting(1024.0, "Disk space for them in MiB; what finds no room there either is dropped.")
     sensitive_events: tuple[str, ...] = _setting(
         (), "Events with secrets in them that are published all the same, by name."
     )

@@ -210,9 +210,11 @@ class Tenure:
         notify("STOPPING=1")
         self._set_state("draining")
         await self._worker.drain(self._settings.drain_s)
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(self._settings.drain_s):
                 await self._pump.drained.wait()
+        except TimeoutError:
+            log.warning("the last events were not published: the next start says so by BusGap", lost=self._pump.queued)
 
     async def _recover_and_work(self) -> None:
         await self._recovery.run()

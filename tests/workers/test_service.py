@@ -473,6 +473,24 @@ async def test_a_stop_while_redis_is_away_is_no_error(own_redis: RedisServer, as
         assert "Traceback" not in worker.text
 
 
+@pytest.mark.parametrize("own_redis", ["redis"], indirect=True)
+async def test_a_stop_says_how_many_events_it_leaves_and_leaves_nothing_on_disk(
+    own_redis: RedisServer, asterisk: SimulatedAsterisk, tmp_path: Path
+) -> None:
+    settings = make_settings(
+        own_redis.url, asterisk, drain_s=0.3, event_buffer_mb=0.2, event_spool_dir=str(tmp_path), event_spool_mb=0.5
+    )
+    async with WorkerProcess(settings) as worker:
+        await worker.connected()
+        own_redis.kill()
+        await asterisk.emit_events(3000)
+        await worker.said("events are dropped: Redis takes none, and the buffer is full")
+        assert await worker.terminate() == 0
+        line = await worker.said("the last events were not published: the next start says so by BusGap")
+        assert 1000 < line["lost"] < 3000
+        await eventually(lambda: not list(tmp_path.glob("*")))
+
+
 async def test_a_stop_is_heard_while_redis_is_not_there_yet(asterisk: SimulatedAsterisk) -> None:
     async with WorkerProcess(make_settings("redis://127.0.0.1:1/0", asterisk)) as worker:
         await worker.said("redis is away")
