@@ -14,7 +14,7 @@ import pytest
 
 from broker.codec import BusEvent, decode_message
 from broker.keys import Keys
-from tests.servers import RedisServer
+from tests.servers import KINDS, RedisServer, need
 from tests.workers.worker_process import SERVER, USERS, Desk, WorkerProcess, eventually, make_settings
 from workers.simulated import SimulatedAsterisk
 from workers.spool import MAX_UNWRITTEN_BYTES
@@ -323,6 +323,33 @@ async def test_a_subscriber_that_never_reads_is_cut_and_nobody_else_notices(
         assert len(caught_up) > EVENTS // 4, "it had been cut in the midst of it"
         reading.cancel()
         await asyncio.wait([reading])
+
+
+@pytest.fixture(params=[("redis",), ("valkey", "--min-string-size-avoid-copy-reply", "1073741824")], ids=KINDS)
+def counting_redis(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    """A server that counts large messages, too, against a subscriber's limit (see deploy/redis.conf)."""
+    need(request.param[0])
+    server = RedisServer(*request.param)
+    server.start()
+    yield server
+    server.stop()
+
+
+async def test_a_subscriber_that_does_not_read_large_events_is_cut_as_well(
+    counting_redis: RedisServer, asterisk: SimulatedAsterisk
+) -> None:
+    with counting_redis.client() as client:
+        client.config_set("client-output-buffer-limit", "pubsub 4mb 2mb 60")
+    settings = make_settings(counting_redis.url, asterisk)
+    async with WorkerProcess(settings) as worker, Desk(counting_redis.url) as desk:
+        await worker.connected()
+        with contextlib.closing(Subscriber(counting_redis)):
+            await eventually(lambda: subscriptions(desk, 1))
+            for number in range(600):
+                asterisk.tell("VarSet", "dialplan", ("Variable", number), ("Value", "x" * 20_000))
+                await asyncio.sleep(0)
+            await eventually(lambda: subscriptions(desk, 0))
+            assert len([event for event in await stream(desk) if event.name == "VarSet"]) == 600
 
 
 async def subscriptions(desk: Desk, count: int) -> bool:
