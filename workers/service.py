@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Coroutine
 from importlib.metadata import PackageNotFoundError, version
@@ -45,6 +46,10 @@ RESUME_RETRY_S: Final = 0.2
 STUCK_S: Final = 30.0
 """Without any progress for so long while Redis answers, the service manager is to start the worker anew."""
 
+THREAD_SWITCH_S: Final = 0.0005
+"""How long a busy event loop lets the spool's thread wait for the interpreter, after each of its system calls. With
+Python's 5 ms a flood of 35,000 events a second fills what may wait for the disk; with this twice as many do not."""
+
 Result = TypeVar("Result")
 
 log = structlog.get_logger()
@@ -68,6 +73,7 @@ async def serve(settings: Settings, stopping: asyncio.Event | None = None) -> No
         stopping = asyncio.Event()
         _watch_signals(stopping)
         _calm_collector()
+        sys.setswitchinterval(THREAD_SWITCH_S)
     if settings.event_spool_dir:
         prepare(Path(settings.event_spool_dir))
     redis = connect(settings.redis)

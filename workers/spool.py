@@ -195,8 +195,7 @@ class Spool:
     def _write_file(self, number: int, data: bytearray) -> None:
         path = (self._directory or self._make_directory()) / f"{number:09}"
         try:
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
-                file.write(data)
+            _write_whole(path, data)
         except OSError:
             path.unlink(missing_ok=True)
             raise
@@ -227,6 +226,17 @@ class Spool:
             shutil.rmtree(self._directory, ignore_errors=True)
             os.close(self._lock_fd)
             self._directory = None
+
+
+def _write_whole(path: Path, data: bytearray) -> None:
+    # By bare system calls: after each one this thread has to wait until the event loop's lets it go on.
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        at = os.write(fd, data)
+        while at < len(data):
+            at += os.write(fd, memoryview(data)[at:])
+    finally:
+        os.close(fd)
 
 
 def prepare(base: Path) -> None:

@@ -299,7 +299,7 @@ async def test_a_subscriber_that_never_reads_is_cut_and_nobody_else_notices(
             heard, sent = len(quick), flood.sent
             await flood.pour(count)
             ended_at = time.monotonic()
-            await eventually(lambda: len(quick) - heard >= flood.sent - sent)
+            await eventually(lambda: len(quick) - heard >= flood.sent - sent, 30)
             return max(0.0, quick.heard_at - ended_at)
 
         alone_s = await lag_s(EVENTS // 4)
