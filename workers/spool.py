@@ -5,6 +5,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,6 +24,10 @@ CHUNK_BYTES: Final = 1024 * 1024
 
 MAX_UNWRITTEN_BYTES: Final = 8 * CHUNK_BYTES
 """What may wait in memory for a disk that is slow. More than that is refused."""
+
+HAND_OVER_S: Final = 0.005
+"""Where much waits for the disk, the event loop stands aside for so long once per chunk (some 2,000 events): one
+that is always busy would starve the thread, and events would be dropped though the disk is idle."""
 
 PREFIX_BYTES: Final = 4
 """Before each record its length, most significant byte first."""
@@ -161,6 +166,8 @@ class Spool:
         chunk.has_file = self._has_directory = True
         chunk.writing = self._thread.submit(self._write_file, chunk.number, chunk.data)
         chunk.writing.add_done_callback(tell)
+        if self._unwritten_bytes > MAX_UNWRITTEN_BYTES / 4:
+            time.sleep(HAND_OVER_S)
 
     def _written(self, chunk: _Chunk, future: "Future[None]") -> None:
         chunk.writing = None

@@ -233,10 +233,10 @@ async def gaps_of_starts(desk: Desk, count: int) -> list[BusEvent]:
 class Subscriber:
     """A pattern subscription on a bare socket, so that it is up to the test whether anybody reads it."""
 
-    def __init__(self, server: RedisServer) -> None:
+    def __init__(self, server: RedisServer, receive_bytes: int = 4096) -> None:
         self._socket = socket.socket()
         # What it does not read is to wait in Redis, not in the kernel.
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         self._socket.connect(("127.0.0.1", server.port))
         self._socket.sendall(b"PSUBSCRIBE %s\r\n" % Keys(SERVER).event("*").encode())
         self._socket.setblocking(False)
@@ -270,11 +270,11 @@ class Subscriber:
 
 
 @pytest.fixture
-def subscribe(own_redis: RedisServer) -> Iterator[Callable[[], Subscriber]]:
+def subscribe(own_redis: RedisServer) -> Iterator[Callable[..., Subscriber]]:
     made: list[Subscriber] = []
 
-    def subscribe() -> Subscriber:
-        made.append(Subscriber(own_redis))
+    def subscribe(receive_bytes: int = 4096) -> Subscriber:
+        made.append(Subscriber(own_redis, receive_bytes))
         return made[-1]
 
     yield subscribe
@@ -283,14 +283,14 @@ def subscribe(own_redis: RedisServer) -> Iterator[Callable[[], Subscriber]]:
 
 
 async def test_a_subscriber_that_never_reads_is_cut_and_nobody_else_notices(
-    own_redis: RedisServer, asterisk: SimulatedAsterisk, subscribe: Callable[[], Subscriber]
+    own_redis: RedisServer, asterisk: SimulatedAsterisk, subscribe: Callable[..., Subscriber]
 ) -> None:
     with own_redis.client() as client:
         # As by default, but smaller: 32 MiB would take minutes.
         client.config_set("client-output-buffer-limit", "pubsub 4mb 2mb 60")
     async with WorkerProcess(make_settings(own_redis.url, asterisk)) as worker, Desk(own_redis.url) as desk:
         await worker.connected()
-        quick = subscribe()
+        quick = subscribe(4 * MEBIBYTE)
         reading = asyncio.create_task(quick.read())
         flood = Flood(asterisk, worker.pid)
 
