@@ -2,7 +2,6 @@
 
 import os
 import tempfile
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +14,7 @@ os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="amibus-state-")
 
 
 @pytest.fixture(autouse=True)
-def journal_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def journal_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests give their actions the same ActionIDs, and each has a Redis that it finds empty: to a journal that had seen
     another test's, that would be a Redis that has gone back in time."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))

@@ -35,8 +35,15 @@ class Call:
     cause: str = ""
     response: asyncio.Future[Outcome] | None = None
     """What became of the Originate, for whoever waits for it."""
+    has_outcome: bool = False
+    """The OriginateResponse is here, though its event may still wait for Redis."""
     is_doubtful: bool = False
     """The Originate was settled as `unknown`: what is seen of its call now is the truth about it."""
+
+    @property
+    def lacks_outcome(self) -> bool:
+        """What became of the Originate is waited for, and has not come."""
+        return self.response is not None and not self.response.done() and not self.has_outcome
 
     @property
     def is_over(self) -> bool:
@@ -87,6 +94,7 @@ class Calls:
             self._expected[channel_id] = call
         if call.response is None or call.response.cancelled():
             call.response = asyncio.get_running_loop().create_future()
+            call.has_outcome = False
         return call.response
 
     def give_up(self, action_id: str, *, placed: bool) -> None:
@@ -150,15 +158,18 @@ class Calls:
         return {uniqueid for call in self._calls.values() for uniqueid in call.legs}
 
     def awaited(self) -> set[str]:
-        """The ChannelIds of all calls whose outcome is waited for."""
-        return {
-            call.channel_id for call in self._calls.values() if call.response is not None and not call.response.done()
-        }
+        """The ChannelIds of all calls whose outcome is to come."""
+        return {call.channel_id for call in self._calls.values() if call.lacks_outcome}
+
+    def has_outcome(self, action_id: str) -> bool:
+        """Whether the OriginateResponse is here: it will be delivered, however long Redis takes."""
+        call = self._calls.get(action_id)
+        return call is not None and call.has_outcome
 
     def lose(self, channel_ids: Collection[str], error: Exception) -> None:
         """The outcome of these calls cannot be seen any more: whoever waits for one gets the error."""
         for call in [*self._calls.values()]:
-            if call.channel_id in channel_ids and call.response is not None and not call.response.done():
+            if call.channel_id in channel_ids and call.lacks_outcome and call.response is not None:
                 call.response.set_exception(error)
 
     def end_unseen(self, legs: Iterable[str]) -> list[tuple[Note, str | None]]:
@@ -192,6 +203,7 @@ class Calls:
         if name == "OriginateResponse":  # the one event to which Asterisk itself attaches the ActionID
             call = self._calls.get(event.action_id or "")
             if call is not None:
+                call.has_outcome = True
                 named[call.action_id] = call
         if not named:
             return [], []

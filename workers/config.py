@@ -71,6 +71,10 @@ class Settings:
     event_buffer_mb: float = _setting(
         64.0, "Memory for events that wait for Redis; beyond it they are dropped and BusGap says how many."
     )
+    event_spool_dir: str = _setting(
+        "", "Directory for events that find no room in that memory; without one they are dropped."
+    )
+    event_spool_mb: float = _setting(1024.0, "Disk space for them in MiB; what finds no room there either is dropped.")
     sensitive_events: tuple[str, ...] = _setting(
         (), "Events with secrets in them that are published all the same, by name."
     )
@@ -118,6 +122,7 @@ class Settings:
             "results_length",
             "dead_length",
             "event_buffer_mb",
+            "event_spool_mb",
         ):
             if getattr(self, name) <= 0:
                 raise SettingsError(f"{name} is {getattr(self, name):g}: it must be more than 0")

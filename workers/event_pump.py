@@ -3,12 +3,12 @@ waits."""
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, Final
+from pathlib import Path
+from typing import Final
 
+import msgpack
 import structlog
 from redis.asyncio import Redis
 
@@ -18,35 +18,17 @@ from broker.scripts import Script
 from workers.batch import until_done
 from workers.calls import Calls, Note
 from workers.config import Settings
+from workers.event_buffer import EventBuffer
 from workers.lease import Lease, LeaseLost
+from workers.notes import Notes
+from workers.spool import CHUNK_BYTES, Spool, SpoolLost
 
-MAX_EVENTS: Final = 256
-"""Events in one script call at most: at about 10 us each it holds Redis for a few milliseconds."""
+MEBIBYTE: Final = 1024 * 1024
 
-MAX_BATCH_BYTES: Final = 512 * 1024
-"""One script call carries about that much at most, so that it holds Redis for a few milliseconds only."""
-
-RESERVE: Final = 0.1
-"""The part of the buffer that only OriginateResponse and the Hangups of the bus's own calls may use."""
-
-ITEM_OVERHEAD_BYTES: Final = 400
-"""What an event takes in memory beside its message."""
+# Without the bin type, which Redis' cmsgpack does not read.
+_packer = msgpack.Packer(use_bin_type=False)
 
 log = structlog.get_logger()
-
-
-@dataclass(slots=True)
-class _Outgoing:
-    """An event on its way to Redis."""
-
-    name: str
-    message: bytes
-    action_ids: list[str]
-    seq: int
-    event: Event | None
-    """To be delivered to whoever waits for it, once it is out."""
-    notes: list[Note]
-    size_bytes: int
 
 
 @dataclass(slots=True)
@@ -74,13 +56,17 @@ class EventPump:
         self._publish_command = publish
         self._publish = Script("publish_events", settings.keys)
         self._withheld = SENSITIVE_EVENTS - {name.lower() for name in settings.sensitive_events}
-        self._last_limit_bytes = int(settings.event_buffer_mb * 1024 * 1024)
-        self._limit_bytes = int(self._last_limit_bytes * (1 - RESERVE))
-        self._queue: deque[_Outgoing] = deque()
-        self._queued_bytes = 0
-        self._orphans: list[Note] = []
-        self._gap = _Gap()
+        self._buffer = _make_buffer(settings)
         self._seq = 0
+        """Of the last event in the buffer; those before it are numbered without a hole."""
+        self._awaited: dict[int, Event] = {}
+        """OriginateResponses in the buffer, by seq: whoever waits for one gets it once it is out."""
+        self._orphans = Notes()
+        """Of events that were dropped: written with the next event."""
+        self._spooled_notes = Notes()
+        """Of events that are on disk: what they say of calls is not lost with them."""
+        self._spooled_since = 0.0
+        self._gap = _Gap()
         self._wake = asyncio.Event()
         self.drained = asyncio.Event()
         """Set while nothing waits for Redis."""
@@ -100,16 +86,13 @@ class EventPump:
         if event.name == "UserEvent":  # its sender's own headers, a Secret among them
             headers = Headers(mask(headers.pairs), headers.latin1)
         awaited = event if event.name == "OriginateResponse" and action_ids else None
-        needed = bool(notes) or awaited is not None
-        self._put(event.name, headers, action_ids, notes, awaited, needed=needed)
+        self._put(event.name, headers, action_ids, notes, awaited, needed=bool(notes) or awaited is not None)
 
     def announce(
         self, name: str, action_ids: list[str] | None = None, notes: list[Note] | None = None, **headers: object
     ) -> None:
         """Send an event of the pump's own, whose name begins with `Bus`."""
-        self.announce_headers(
-            name, Headers([(header, str(value)) for header, value in headers.items()]), action_ids, notes
-        )
+        self.announce_headers(name, _headers(headers), action_ids, notes)
 
     def announce_headers(
         self, name: str, headers: Headers, action_ids: list[str] | None = None, notes: list[Note] | None = None
@@ -119,7 +102,7 @@ class EventPump:
 
     def note(self, note: Note) -> None:
         """Have a change of a call written without an event of its own: with the next one."""
-        self._orphans.append(note)
+        self._orphans.add([note])
 
     def _put(
         self,
@@ -131,92 +114,141 @@ class EventPump:
         *,
         needed: bool,
     ) -> None:
-        if self._gap.dropped and self._queued_bytes < self._limit_bytes:
-            self._announce_gap()
-        if self._queued_bytes >= (self._last_limit_bytes if needed else self._limit_bytes):
+        self._tell_gap()
+        # A gap is whole: where one event was dropped, those behind it are too, until there is room again.
+        if (self._gap.dropped and not needed) or not self._append(name, headers, action_ids, notes, needed=needed):
             self._drop(awaited, notes)
-            return
-        self._seq += 1
-        message = pack(
-            event_map(BusEvent(self._settings.server, name, headers, action_ids, self._lease.epoch, self._seq))
-        )
-        if self._orphans:
-            notes = [*self._orphans, *notes]
-            self._orphans = []
-        size_bytes = len(message) + ITEM_OVERHEAD_BYTES
-        self._queue.append(_Outgoing(name, message, action_ids, self._seq, awaited, notes, size_bytes))
-        self._queued_bytes += size_bytes
+        elif awaited is not None:
+            self._awaited[self._seq] = awaited
+
+    def _append(self, name: str, headers: Headers, action_ids: list[str], notes: list[Note], *, needed: bool) -> bool:
+        """Pack an event, as the script will read it, into the buffer, unless there is no room."""
+        server, epoch, seq = self._settings.server, self._lease.epoch, self._seq + 1
+        message = pack(event_map(BusEvent(server, name, headers, action_ids, epoch, seq)))
+        notes = [*self._orphans.all(), *notes]
+        if not self._buffer.put(_packer.pack((name, message, action_ids, notes)), needed=needed):
+            return False
+        self._seq = seq
+        self._orphans.clear()
+        if self._buffer.spooled:
+            self._spooled_notes.add(notes)
+            if self._buffer.spooled == 1:
+                self._spooled_since = self._now()
         self.drained.clear()
         self._wake.set()
+        return True
 
     def _drop(self, awaited: Event | None, notes: list[Note]) -> None:
         """No room: the event is lost for subscribers, but not for the state of the bus's own calls."""
-        if not self._gap.dropped:
-            self._gap.since = self._now()
-            log.warning("events are dropped: Redis takes none, and the buffer is full", buffer_bytes=self._queued_bytes)
-        self._gap.dropped += 1
-        self.events_dropped += 1
-        self._orphans += notes
+        self._count_dropped(1, self._now())
+        self._orphans.add(notes)
         if awaited is not None:
             self._calls.deliver(awaited)
 
-    def _announce_gap(self) -> None:
-        gap, self._gap = self._gap, _Gap()
-        log.warning("events were dropped", dropped=gap.dropped)
-        self.announce(
-            "BusGap", reason="overflow", since=f"{gap.since:.6f}", until=f"{self._now():.6f}", dropped=gap.dropped
-        )
+    def _count_dropped(self, count: int, since: float) -> None:
+        if not self._gap.dropped:
+            self._gap.since = since
+            log.warning("events are dropped: Redis takes none, and the buffer is full", waiting=self.queued)
+        self._gap.dropped += count
+        self.events_dropped += count
+
+    def _tell_gap(self) -> None:
+        """Announce what was dropped, once there is room."""
+        gap = self._gap
+        if not gap.dropped or not self._buffer.is_roomy:
+            return
+        headers = {"reason": "overflow", "since": f"{gap.since:.6f}", "until": f"{self._now():.6f}"}
+        if self._append("BusGap", _headers({**headers, "dropped": gap.dropped}), [], [], needed=True):
+            self._gap = _Gap()
+            log.warning("events were dropped", dropped=gap.dropped)
 
     # -- out
 
     async def run(self) -> None:
         """Publish until cancelled. Raises `LeaseLost`."""
         while True:
-            if not self._queue:
+            self._tell_gap()
+            if not self._buffer:
                 self._wake.clear()
                 self.drained.set()
                 await self._wake.wait()
                 self._sent_at = time.monotonic()
-            batch = self._next_batch()
+            try:
+                batch = await self._buffer.next_batch()
+            except SpoolLost as lost:
+                self._lose(lost.count)
+                continue
             await until_done("events", lambda: self._send(batch))  # noqa: B023 - awaited before the next turn
-            self._sent(batch)
-            if self._gap.dropped and not self._queue:
-                self._announce_gap()
+            self._sent(len(batch))
 
     @property
     def progress_at(self) -> float:
         """When it last did what it is for (monotonic): now, while there is nothing to do."""
-        return self._sent_at if self._queue else time.monotonic()
+        return self._sent_at if self._buffer else time.monotonic()
 
     @property
     def queued(self) -> int:
         """Events that wait for Redis."""
-        return len(self._queue)
+        return len(self._buffer)
 
-    def _next_batch(self) -> list[_Outgoing]:
-        batch: list[_Outgoing] = []
-        size_bytes = 0
-        for item in islice(self._queue, MAX_EVENTS):
-            size_bytes += len(item.message)
-            if batch and size_bytes > MAX_BATCH_BYTES:
-                break
-            batch.append(item)
-        return batch
+    @property
+    def spooled(self) -> int:
+        """Those of them that are on disk."""
+        return self._buffer.spooled
 
-    async def _send(self, batch: list[_Outgoing]) -> None:
-        items: list[Any] = [(item.name, item.message, item.action_ids, item.notes) for item in batch]
+    def close(self) -> None:
+        """Leave nothing behind."""
+        self._buffer.close()
+
+    @property
+    def _last_out(self) -> int:
+        """The seq of the last event that is out."""
+        return self._seq - len(self._buffer)
+
+    async def _send(self, batch: list[bytes]) -> None:
         settings = self._settings
+        items = _packer.pack_array_header(len(batch)) + b"".join(batch)
         published = await self._publish(
             self._redis, self._lease.epoch, self._publish_command, settings.events_length,
-            int(settings.event_channels), batch[0].seq, items,
+            int(settings.event_channels), self._last_out + 1, items,
         )  # fmt: skip
         if not published:
             raise LeaseLost(f"epoch {self._lease.epoch} is over")
 
-    def _sent(self, batch: list[_Outgoing]) -> None:
-        for item in batch:
-            self._queue.popleft()
-            self._queued_bytes -= item.size_bytes
-            if item.event is not None:
-                self._calls.deliver(item.event)
+    def _sent(self, count: int) -> None:
+        self._buffer.remove(count)
+        while self._awaited and (seq := next(iter(self._awaited))) <= self._last_out:
+            self._calls.deliver(self._awaited.pop(seq))
+        if not self._buffer.spooled:
+            self._spooled_notes.clear()
         self._sent_at = time.monotonic()
+
+    def _lose(self, count: int) -> None:
+        """The disk has lost the last events: as if they had been dropped when they came."""
+        self._seq -= count
+        newer = self._orphans.all()
+        self._orphans.clear()
+        self._orphans.add([*self._spooled_notes.all(), *newer])
+        self._spooled_notes.clear()
+        self._count_dropped(count, self._spooled_since)
+        for seq in [seq for seq in self._awaited if seq > self._seq]:
+            self._calls.deliver(self._awaited.pop(seq))
+
+
+def _make_buffer(settings: Settings) -> EventBuffer:
+    limit_bytes = int(settings.event_buffer_mb * MEBIBYTE)
+    if not settings.event_spool_dir:
+        return EventBuffer(limit_bytes)
+    return EventBuffer(
+        limit_bytes,
+        Spool(
+            Path(settings.event_spool_dir),
+            int(settings.event_spool_mb * MEBIBYTE),
+            # What is read back must have room in memory.
+            min(CHUNK_BYTES, limit_bytes // 2),
+        ),
+    )
+
+
+def _headers(headers: Mapping[str, object]) -> Headers:
+    return Headers([(name, str(value)) for name, value in headers.items()])

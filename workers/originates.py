@@ -1,6 +1,7 @@
 """Calls placed, and what became of them: Asterisk's answer to an Originate says only that it was queued."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
@@ -82,14 +83,16 @@ class Originates:
             self._calls.give_up(job.request.action_id, placed=True)
 
     async def _wait_for_event(self, job: Job, outcome: "asyncio.Future[Outcome]", response: Headers) -> Outcome:
+        await asyncio.wait([outcome], timeout=job.outcome_timeout_s)
         try:
-            async with asyncio.timeout(job.outcome_timeout_s):
-                return replace(await outcome, response=response)
-        except TimeoutError:
-            late = AnswerTimeout(f"no outcome of the call within {job.outcome_timeout_s:g} s")
-            return replace(await self._looked_up(job) or unknown(late), response=response)
+            if outcome.done() or self._calls.has_outcome(job.request.action_id):
+                told = await outcome  # it may be here, and wait for Redis to take its event
+            else:
+                late = AnswerTimeout(f"no outcome of the call within {job.outcome_timeout_s:g} s")
+                told = await self._looked_up(job) or unknown(late)
         except ConnectionLost as error:
-            return replace(await self._looked_up(job) or unknown(error), response=response)
+            told = await self._looked_up(job) or unknown(error)
+        return replace(told, response=response)
 
     async def _await(self, job: Job, outcome: "asyncio.Future[Outcome]", otherwise: Outcome) -> Outcome:
         """Look wherever the truth may be, for as long as the OriginateResponse may still come."""
@@ -98,16 +101,14 @@ class Originates:
             return known
         sent_at = job.sending_at or self._clock.now()
         patience_s = max(LEAST_WAIT_S, sent_at + job.outcome_timeout_s - self._clock.now())
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience_s):
-                while not outcome.done():
+                await asyncio.wait([outcome], timeout=LOOK_S)
+                while not outcome.done() and await self._may_be_alive(job):
                     await asyncio.wait([outcome], timeout=LOOK_S)
-                    if not outcome.done() and not await self._may_be_alive(job):
-                        break
-                if outcome.done():
-                    return outcome.result()
-        except (TimeoutError, ConnectionLost):
-            pass
+        with contextlib.suppress(ConnectionLost):
+            if outcome.done() or self._calls.has_outcome(job.request.action_id):
+                return await outcome
         return await self._looked_up(job) or otherwise
 
     async def _may_be_alive(self, job: Job) -> bool:

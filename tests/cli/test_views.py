@@ -7,6 +7,7 @@ from broker.codec import BusEvent
 from workers.cli.event_view import MAX_FACTS, event_object, facts, moment
 from workers.cli.output import clean
 from workers.cli.result_view import choose_columns, duration
+from workers.cli.status import _flow
 
 
 def test_what_could_command_a_terminal_is_made_visible() -> None:
@@ -46,3 +47,10 @@ def test_an_event_that_is_from_no_stream_has_no_time() -> None:
     event = BusEvent("pbx1", "Hangup", Headers([]), [], 1, 1)
     assert moment(event, brief=True) == ""
     assert "id" not in event_object(event)
+
+
+def test_events_that_wait_for_redis_are_shown() -> None:
+    beat = {"events_in": "9", "events_dropped": "1", "events_queued": "0", "events_spooled": "0"}
+    assert _flow(beat) == ", 9 in, 1 dropped"
+    assert _flow(beat | {"events_queued": "7", "events_spooled": "5"}) == ", 9 in, 1 dropped, 7 waiting (5 on disk)"
+    assert _flow({"events_in": "9", "events_dropped": "1"}) == ", 9 in, 1 dropped", "of an older worker"

@@ -100,10 +100,16 @@ def test_every_line_of_the_example_is_a_setting(name: str) -> None:
 
 def test_what_the_example_shows_as_default_is_the_default() -> None:
     shown = example(commented=True)
-    del shown["AMIBUS_ALLOW"]  # of which an empty default would show nothing
+    del shown["AMIBUS_ALLOW"], shown["AMIBUS_EVENT_SPOOL_DIR"]  # of which an empty default would show nothing
     for name, text in shown.items():
         default = getattr(Settings, name.removeprefix("AMIBUS_").lower())
         assert type(default)(text) == default, name
+
+
+def test_the_spool_of_the_example_lies_where_the_unit_lets_it_be_made() -> None:
+    wanted = Path(example(commented=True)["AMIBUS_EVENT_SPOOL_DIR"])
+    assert wanted.parent == Path("/var/lib") / directives()["StateDirectory"][0].replace("%i", "pbx1")
+    assert directives()["StateDirectoryMode"] == ["0700"]
 
 
 def example(*, commented: bool = False) -> dict[str, str]:

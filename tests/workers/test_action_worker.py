@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import signal
 import time
 from collections.abc import AsyncIterator
 
@@ -634,6 +635,23 @@ async def test_a_call_whose_outcome_never_comes_is_unknown(redis_url: str, aster
         assert await desk.redis.hexists(desk.keys.legs, "amibus-pbx1-c1")
         await desk.add("Hangup", "h1", Channel=record["channel"])
         await desk.reaches("c1", call="ended")
+
+
+async def test_a_call_whose_outcome_is_here_is_not_unknown_because_redis_is_slow(
+    own_redis: RedisServer, asterisk: SimulatedAsterisk
+) -> None:
+    asterisk.switch.ring_s = 0.3
+    async with served(own_redis.url, asterisk) as desk:
+        await desk.originate("c1", "ring", Data="60", Bus_Timeout="1")
+        await desk.reaches("c1", state="sent", call="dialing")
+        sent_at = time.monotonic()
+        own_redis.send(signal.SIGSTOP)
+        try:
+            await eventually(lambda: asterisk.calls[0].is_answered)
+            await eventually(lambda: time.monotonic() > sent_at + 1.5)
+        finally:
+            own_redis.send(signal.SIGCONT)
+        assert (await desk.settled("c1"))["state"] == "done"
 
 
 async def test_a_restart_of_asterisk_in_mid_call(desk: Desk, asterisk: SimulatedAsterisk) -> None:

@@ -136,6 +136,20 @@ async def test_the_originate_response_is_handed_to_whoever_waits(calls: Calls) -
     calls.deliver(told("unknown"))
 
 
+async def test_an_outcome_that_is_here_and_not_out_yet_cannot_be_lost(calls: Calls) -> None:
+    response = calls.expect("a1", "u1")
+    assert (calls.awaited(), calls.has_outcome("a1")) == ({"u1"}, False)
+    answer = told()
+    calls.attribute(answer)
+    assert (calls.awaited(), calls.has_outcome("a1")) == (set(), True)
+    calls.lose({"u1"}, OSError())
+    assert not response.done()
+    calls.deliver(answer)
+    assert (await response).events == [answer.headers]
+    calls.give_up("a1", placed=True)
+    assert not calls.has_outcome("other")
+
+
 async def test_a_success_answers_a_dialing_call(calls: Calls) -> None:
     calls.expect("a1", "u1")
     calls.attribute(newchannel("u1", "u1"))

@@ -37,8 +37,9 @@ def test_every_setting_may_come_from_the_environment_and_from_a_file(tmp_path: P
         "ami_secret_file": "", "ami_events_username": "eu", "ami_events_secret": "ex", "ami_events_secret_file": "",
         "allow": "A,B", "rate": "1", "rate_calls": "2", "rate_changes": "3", "rate_reads": "4", "read_ahead": "5",
         "record_s": "7200", "record_read_s": "7", "events_length": "8", "results_length": "9", "dead_length": "10",
-        "event_channels": "no", "event_buffer_mb": "11", "sensitive_events": "AuthList", "lease_s": "12",
-        "drain_s": "13", "journal_dir": "/var/lib/journal", "name": "n", "log_format": "json", "log_level": "debug",
+        "event_channels": "no", "event_buffer_mb": "11", "event_spool_dir": "d", "event_spool_mb": "12",
+        "sensitive_events": "AuthList", "lease_s": "12", "drain_s": "13", "journal_dir": "/var/lib/journal",
+        "name": "n", "log_format": "json", "log_level": "debug",
     }  # fmt: skip
     assert set(given) == {each.name for each in fields(Settings)}
     by_environment = load({f"AMIBUS_{name.upper()}": value for name, value in given.items()})
@@ -126,7 +127,7 @@ def test_a_redis_url_is_shown_without_its_password(url: str, shown: str) -> None
             ({name: value}, f"{name} is")
             for name in (
                 "rate", "rate_calls", "rate_changes", "rate_reads", "record_s", "record_read_s", "event_buffer_mb",
-                "lease_s", "drain_s",
+                "event_spool_mb", "lease_s", "drain_s",
             )
             for value in (-1, "nan", "inf")
         ],

@@ -121,6 +121,15 @@ async def test_settings_that_cannot_work_end_the_process_with_one_sentence(
     assert [login.username for login in asterisk.logins if not login.accepted] == ["amibus"]
 
 
+async def test_a_spool_that_cannot_be_used_ends_the_worker_before_it_asks_for_anything(
+    asterisk: SimulatedAsterisk, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    settings = make_settings("redis://127.0.0.1:1/0", asterisk, event_spool_dir=str(tmp_path / "file"))
+    with pytest.raises(SettingsError, match=r"event_spool_dir .* cannot be used: it is not a directory"):
+        await soon(module.serve(settings, asyncio.Event()), 1)
+
+
 # -- events
 
 
@@ -462,6 +471,24 @@ async def test_a_stop_while_redis_is_away_is_no_error(own_redis: RedisServer, as
         assert await worker.terminate() == 0
         assert worker.lines("the lease was not given back: redis is away")
         assert "Traceback" not in worker.text
+
+
+@pytest.mark.parametrize("own_redis", ["redis"], indirect=True)
+async def test_a_stop_says_how_many_events_it_leaves_and_leaves_nothing_on_disk(
+    own_redis: RedisServer, asterisk: SimulatedAsterisk, tmp_path: Path
+) -> None:
+    settings = make_settings(
+        own_redis.url, asterisk, drain_s=0.3, event_buffer_mb=0.2, event_spool_dir=str(tmp_path), event_spool_mb=0.5
+    )
+    async with WorkerProcess(settings) as worker:
+        await worker.connected()
+        own_redis.kill()
+        await asterisk.emit_events(3000)
+        await worker.said("events are dropped: Redis takes none, and the buffer is full")
+        assert await worker.terminate() == 0
+        line = await worker.said("the last events were not published: the next start says so by BusGap")
+        assert 1000 < line["lost"] < 3000
+        await eventually(lambda: not list(tmp_path.glob("*")))
 
 
 async def test_a_stop_is_heard_while_redis_is_not_there_yet(asterisk: SimulatedAsterisk) -> None:

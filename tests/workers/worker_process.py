@@ -162,8 +162,8 @@ class WorkerProcess:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("AMIBUS_")}
         given = self.settings
         names = ("redis", "server", "ami", "ami_username", "ami_secret", "ami_events_username", "ami_events_secret",
-                 "lease_s", "drain_s", "rate_calls", "read_ahead", "event_buffer_mb", "name",
-                 "journal_dir")  # fmt: skip
+                 "lease_s", "drain_s", "rate_calls", "read_ahead", "event_buffer_mb", "event_spool_dir",
+                 "event_spool_mb", "name", "journal_dir")  # fmt: skip
         own = {f"AMIBUS_{name.upper()}": str(getattr(given, name)) for name in names}
         return inherited | own | {"AMIBUS_LOG_FORMAT": "json", "AMIBUS_LOG_LEVEL": "debug"} | self._environment
 

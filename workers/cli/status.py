@@ -146,10 +146,16 @@ def _facts(overview: Overview) -> list[tuple[str, str]]:
         facts.append(("in flight", worker.get("in_flight", "-")))
         counted = ", ".join(f"{worker[state]} {state}" for state in _FINAL if state in worker)
         facts.append(("totals", f"{counted}, {worker.get('duplicates', 0)} duplicates"))
-    flow = f", {worker.get('events_in')} in, {worker.get('events_dropped')} dropped" if worker else ""
-    facts.append(("events", f"{overview['events']} kept{flow}"))
+    facts.append(("events", f"{overview['events']} kept{_flow(worker) if worker else ''}"))
     facts.append(("refused", f"{overview['dead']} kept"))
     return facts
+
+
+def _flow(worker: dict[str, str]) -> str:
+    flow = f", {worker.get('events_in')} in, {worker.get('events_dropped')} dropped"
+    if worker.get("events_queued", "0") != "0":  # Redis takes them slowly, or not at all
+        flow += f", {worker['events_queued']} waiting ({worker.get('events_spooled', 0)} on disk)"
+    return flow
 
 
 def _local(unix_time: str) -> str:

@@ -64,6 +64,8 @@ class SimulatedAsterisk:
         self.sessions: set[Session] = set()
         self.written: list[Written] = []
         self.logins: list[LoginAttempt] = []
+        self.stalls = 0
+        """How often a client left more unread than a quick one would."""
         self.variables: dict[str, str] = {}
         self.database: dict[tuple[str, str], str] = {}
         self.switch = Switch(self.publish, ring_s=ring_s, talk_s=talk_s, speed=speed)

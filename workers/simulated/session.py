@@ -83,6 +83,7 @@ class Session(asyncio.Protocol):
         self._run()
 
     def pause_writing(self) -> None:
+        self.asterisk.stalls += 1
         self._stall = self._loop.call_later(self.asterisk.write_timeout_s, self.drop)
 
     def resume_writing(self) -> None:
