@@ -5,9 +5,8 @@ from typing import Any, Final
 
 import hiredis
 from redis.asyncio import Redis
-from redis.asyncio.connection import Connection, ConnectionPool, parse_url
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+
+from broker.redis_pool import make_pool
 
 REDIS_TIMEOUT_S: Final = 5.0
 """Silence of Redis is noticed after this; longer than the doorbell's wait."""
@@ -38,12 +37,12 @@ class _Client(Redis):
 
 
 def connect(url: str) -> "Redis":
-    """A client without retries of its own: repeating an XADD or a script is our decision, not the library's."""
-    options: dict[str, Any] = dict(parse_url(url))
-    base = options.pop("connection_class", Connection)
-    pool = ConnectionPool(
-        connection_class=type("PackedConnection", (_PackedByHiredis, base), {}),
-        protocol=2, retry=Retry(NoBackoff(), 0), socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S,
-        socket_keepalive=True, client_name="amibus-worker", **options,
+    """A client without retries of its own: repeating an XADD or a script is our decision, not the library's.
+
+    Raises `SettingsError` for a URL that cannot be read.
+    """
+    pool = make_pool(
+        url, _PackedByHiredis, socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S,
+        socket_keepalive=True, client_name="amibus-worker",
     )  # fmt: skip
     return _Client.from_pool(pool)
