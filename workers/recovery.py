@@ -1,7 +1,10 @@
 """What was in flight when a worker was lost: found in the group's pending list by the next holder of the lease."""
 
+from typing import Any
+
 import structlog
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from broker.codec import State
 from broker.entry import Request, entry_action_id
@@ -41,13 +44,21 @@ class Recovery:
 
     async def _take_over(self, request: Request) -> None:
         # What changes something and was begun is settled at once: it need not wait for Asterisk or its turn.
-        key = self._keys.action(request.action_id)
-        state, entry = await until_done("a record", lambda: self._redis.hmget(key, ["state", "entry"]))
+        state, entry = await until_done("a record", lambda: self._read_record(request.action_id))
         begun = state in (b"sending", b"sent") and entry == request.entry.encode()
         if begun and not self._may_repeat(request):
             await self._worker.settle(request, WORKER_LOST)
         else:
             self._worker.take([request])
+
+    async def _read_record(self, action_id: str) -> list[bytes | None]:
+        try:
+            record: list[Any] = await self._redis.hmget(self._keys.action(action_id), ["state", "entry"])
+        except ResponseError as error:
+            if not str(error).startswith("WRONGTYPE "):
+                raise
+            return [None, None]  # something else has its place: marking it says what comes of that
+        return record
 
     def _may_repeat(self, request: Request) -> bool:
         try:

@@ -66,7 +66,7 @@ async def serve(settings: Settings, stopping: asyncio.Event | None = None) -> No
         stopping = asyncio.Event()
         _watch_signals(stopping)
         _calm_collector()
-    redis = connect(settings.redis)
+    redis = connect(settings.redis, settings.keys)
     log.info("starting", server=settings.server, asterisk=settings.ami, worker=settings.name, version=amibus_version())
     try:
         info = await _unless(stopping, check_redis(redis, settings.redis))
@@ -292,8 +292,10 @@ class Tenure:
         while True:
             with tolerated("the heartbeat"):
                 await self._lease.renew(self._heartbeat())
-                await self._redis.zadd(servers_key(self._settings.prefix), {self._settings.server: self._clock.now()})
+            with tolerated("the backlog"):
                 self._queued = sum([await self._redis.xlen(self._settings.keys.lane(lane)) for lane in LANES])
+            with tolerated("the list of servers"):
+                await self._redis.zadd(servers_key(self._settings.prefix), {self._settings.server: self._clock.now()})
             self._watchdog()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._lease.period_s):
