@@ -134,6 +134,11 @@ class Sentinels:
                 server.send(signal.SIGCONT)
             server.stop()
 
+    def catch_up(self) -> None:
+        """Return when the replica has all that the primary has accepted until now."""
+        offset = self._replication(self.primary)["master_repl_offset"]
+        wait_for(lambda: self._replication(self.replica)["slave_repl_offset"] >= offset, "the replica to catch up")
+
     def lag(self) -> None:
         """From now on nothing reaches the replica, while the primary goes on accepting: what is written is lost by a
         fail-over."""
@@ -159,9 +164,13 @@ class Sentinels:
         self.replica.start()
         wait_for(self._is_in_step, "the old primary as a replica", FAIL_OVER_DEADLINE_S)
 
+    def _replication(self, server: RedisServer) -> dict[str, Any]:
+        with server.client() as client:
+            found: Any = client.info("replication")
+        return dict(found)
+
     def _is_in_step(self) -> bool:
-        with self.replica.client() as replica:
-            found: Any = replica.info("replication")
+        found = self._replication(self.replica)
         return bool(found["role"] == "slave" and found["master_link_status"] == "up")
 
     def _know_each_other(self) -> bool:
