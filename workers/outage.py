@@ -30,6 +30,7 @@ class Outage:
         self._said: dict[tuple[str, str], float] = {}
         self._failures = 0
         self._line_at = -math.inf
+        self._news_at: dict[str, float] = {}
 
     def failed(self, waiting: str, error: Exception, waiter: object | None = None) -> None:
         """Something did not work and will be tried again. A `waiter` must be given to `over` or `forget` in the end."""
@@ -58,6 +59,14 @@ class Outage:
             self._waiting.discard(waiter)
             if not self._waiting:
                 self._end()
+
+    def is_news(self, event: str) -> bool:
+        """Whether this may be said now: somebody may do it to us again and again. True at most once in `LINE_S`."""
+        now = time.monotonic()
+        if now - self._news_at.get(event, -math.inf) < LINE_S:
+            return False
+        self._news_at[event] = now
+        return True
 
     def _end(self) -> None:
         self._said.clear()

@@ -92,5 +92,14 @@ def test_who_gives_up_says_nothing(clock: Clock) -> None:
     assert said(logs) == [("warning", AWAY)] * 2
 
 
+def test_what_is_done_to_us_again_and_again_is_news_once_a_second(clock: Clock) -> None:
+    it = Outage()
+    seen = []
+    for _ in range(5):
+        seen.append((it.is_news("a"), it.is_news("b")))
+        clock.now += 0.5
+    assert seen == [(True, True), (False, False)] * 2 + [(True, True)]
+
+
 async def test_there_is_one_for_each_event_loop() -> None:
     assert outage() is outage()
