@@ -26,6 +26,7 @@ from workers.connection import AnswerTimeout, ConnectionLost
 from workers.event_pump import EventPump
 from workers.lease import Lease, LeaseLost
 from workers.notify import notify
+from workers.outage import outage
 from workers.rates import Rates
 from workers.reader import Reader
 from workers.recovery import Recovery
@@ -79,7 +80,8 @@ async def serve(settings: Settings, stopping: asyncio.Event | None = None) -> No
             try:
                 await Tenure(redis, settings, clock, lease, publish_command(info)).run(stopping)
             except* LeaseLost as lost:
-                log.error("fenced: another worker has taken over, or Redis was emptied", why=str(_leaf(lost)))
+                if outage().is_news("fenced"):
+                    log.error("fenced: another worker has taken over, or Redis was emptied", why=str(_leaf(lost)))
     except _Stopped:
         log.info("stopped")
     finally:
