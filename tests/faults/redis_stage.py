@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,9 @@ class RedisStage:
         self._grown_from_mb = resident_mb(worker.pid)
 
     async def queue(self, *action_ids: str) -> None:
-        """Put a Setvar on the queue for each; where the reply to that is lost, again."""
+        """Put a Setvar on the queue for each; where the reply to that is lost, again. With each goes an event."""
         for action_id in action_ids:
+            self.asterisk.tell("Reload", "system", ("Module", action_id))
             await self.met(lambda: self.desk.add("Setvar", action_id, Variable="x", Value=action_id))  # noqa: B023
 
     async def hold(self, *action_ids: str) -> None:
@@ -85,13 +87,21 @@ class RedisStage:
                 fault(client)
                 await asyncio.sleep(0.05)
 
-    def check(self, *, errors: bool = True) -> None:
-        """Nothing was written twice, no second has two lines of error or warning, nothing has leaked.
+    def changes(self, *action_ids: str) -> list[str]:
+        """What was written to Asterisk of these, or of all that changes something, in order."""
+        written = [each.action_id for each in self.asterisk.written if each.action in CHANGES and each.action_id]
+        return [each for each in written if not action_ids or each in action_ids]
 
-        `errors` false: and no error has been said at all.
+    async def check(self, *, errors: bool = True) -> None:
+        """Nothing was written twice, no event is missing or doubled, no second has two lines of error or warning.
+
+        And the worker has not grown. `errors` false: and no error has been said at all.
         """
-        changes = Counter(each.action_id for each in self.asterisk.written if each.action in CHANGES)
-        twice = [each for each, count in changes.items() if count > 1]
+        numbers = [(event.epoch, event.seq) for event in await self.desk.events()]
+        gaps = [pair for pair in pairwise(numbers) if pair[1][0] == pair[0][0] and pair[1][1] != pair[0][1] + 1]
+        assert numbers
+        assert not gaps, gaps
+        twice = [each for each, count in Counter(self.changes()).items() if count > 1]
         assert not twice, twice
         said = [line for line in self.worker.log if line.get("level") in ("error", "critical")]
         assert errors or not said, said
