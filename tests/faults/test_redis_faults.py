@@ -169,6 +169,9 @@ async def beats_on(stage: RedisStage, before: str) -> bool:
 
 # -- keys of a wrong type
 
+BESIDE_THE_WAY = ("worker", "servers", "events")
+"""No action needs these: they are carried out all the same."""
+
 
 @pytest.mark.parametrize("name", ["legs", "events", "results", "dead", "actions", "urgent", "worker", "servers"])
 async def test_a_key_of_a_wrong_type_is_named_until_it_is_gone(
@@ -189,6 +192,8 @@ async def test_a_key_of_a_wrong_type_is_named_until_it_is_gone(
         assert line["level"] == "error"
         began = time.monotonic()
         await eventually(lambda: time.monotonic() - began > 2.2)
+        if name in BESIDE_THE_WAY:
+            await stage.works_again("meanwhile")
         assert client.get(key) == "not ours"
         client.delete(key)
         if client.exists("aside"):
