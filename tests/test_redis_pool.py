@@ -130,6 +130,22 @@ async def test_after_a_fail_over_the_client_finds_the_new_primary(sentinels: Sen
         await until(finds_it)
 
 
+def test_what_did_not_reach_a_lagging_replica_is_lost_by_a_fail_over(sentinels: Sentinels) -> None:
+    with sentinels.primary.client() as client:
+        client.set("before", 1)
+        sentinels.catch_up()
+        sentinels.lag()
+        client.set("after", 1)
+    sentinels.fail_over()
+    with sentinels.primary.client() as client:
+        assert client.keys() == ["before"]
+        client.set("new", 1)
+    sentinels.restore()
+    sentinels.catch_up()
+    with sentinels.replica.client() as client:
+        assert sorted(client.keys()) == ["before", "new"], "a clean slate for the old primary"
+
+
 def test_tls() -> None:
     class Mixin:
         pass
