@@ -41,7 +41,8 @@ _FIRST_PLAUSIBLE_DEADLINE: Final = 1e9
 class Bus:
     """A client of the bus: `async with Bus(url) as bus: ...`, or `await bus.close()` at the end.
 
-    `url` is redis-py's: `redis://[[user]:password@]host[:port][/db]`, `rediss://` for TLS, `unix://`.
+    `url` is redis-py's: `redis://[[user]:password@]host[:port][/db]`, `rediss://` for TLS, `unix://`; or it names
+    sentinels: `redis+sentinel://[[user]:password@]host:port[,host:port...]/SERVICE[/db][?sentinel_password=..]`.
     `prefix` is that of all keys, `producer` the default `Bus-Producer` of what is put on the queue. All of it
     belongs to one event loop. Raises `SettingsError` for a URL or prefix that cannot be.
     """

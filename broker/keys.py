@@ -68,6 +68,17 @@ class Keys:
         self.epoch = f"{self.root}epoch"
         self.holder = f"{self.root}holder"
 
+    @property
+    def types(self) -> dict[str, str]:
+        """What each of the server's keys is on Redis, the records apart."""
+        streams = (self.actions, self.urgent, self.events, self.results, self.dead)
+        return {
+            **dict.fromkeys(streams, "stream"),
+            **dict.fromkeys((self.legs, self.worker), "hash"),
+            **dict.fromkeys((self.lease, self.epoch), "string"),
+            servers_key(self.prefix): "zset",
+        }
+
     def lane(self, lane: str) -> str:
         """The stream of a lane."""
         return self.urgent if lane == URGENT else self.actions

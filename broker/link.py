@@ -4,14 +4,12 @@ import asyncio
 import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import redis
-from redis.asyncio import ConnectionPool
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
-from broker.errors import BusUnavailable, SettingsError
+from broker.errors import BusUnavailable
+from broker.redis_pool import SentinelsRefused, make_pool
+from broker.redis_url import masked
 
 CONNECT_TIMEOUT_S: Final = 5.0
 REPLY_TIMEOUT_S: Final = 5.0
@@ -46,53 +44,27 @@ def pack_command(*args: str | bytes | int) -> bytes:
 
 
 class Address:
-    """Where Redis is, and how to log in: a `redis://`, `rediss://` or `unix://` URL as redis-py reads it.
+    """Where Redis is, and how to log in: a `redis://`, `rediss://` or `unix://` URL as redis-py reads it, or the
+    `redis+sentinel://` URL of sentinels, which are asked for the primary at each new connection.
 
     Raises `SettingsError` for a URL that cannot be read. The password is in no text that this class gives.
     """
 
     def __init__(self, url: str) -> None:
         self.masked = masked(url)
-        try:
-            pool = ConnectionPool.from_url(url)
-        except (ValueError, TypeError) as error:
-            # Not chained: redis-py's text may quote the URL, and with it the password.
-            known = error.args[0] if str(error).startswith("Redis URL must") else "it cannot be read"
-            raise SettingsError(f"the Redis URL {self.masked} is wrong: {known}") from None
-        self.user: str = pool.connection_kwargs.get("username") or "default"
-        # redis-py repeats a command up to ten times by default, and so may add an action more often than
-        # anybody asked: here a lost connection is an error, and who repeats does so with the same ActionID.
-        # Its time-outs (5 s by default from version 8 on, too short for XREAD BLOCK) are ours as well, hence
-        # None.
-        pool.connection_kwargs.update(
-            retry=Retry(NoBackoff(), 0),
-            retry_on_timeout=False,
+        # redis-py's time-outs (5 s by default from version 8 on, too short for XREAD BLOCK) are ours, hence None.
+        pool = make_pool(
+            url,
+            defaults={"socket_connect_timeout": CONNECT_TIMEOUT_S},
             socket_timeout=None,
             health_check_interval=0,
             decode_responses=False,
-            # RESP2: the replies have one shape, whatever redis-py's default and the URL say.
-            protocol=2,
         )
-        pool.connection_kwargs.setdefault("socket_connect_timeout", CONNECT_TIMEOUT_S)
+        self.user: str = pool.connection_kwargs.get("username") or "default"
         self.connection: Callable[[], Any] = pool.make_connection
 
     def __repr__(self) -> str:
         return f"<Address {self.masked}>"
-
-
-def masked(url: str) -> str:
-    """The URL without its password and its options (which may hold one too)."""
-    try:
-        parts = urlsplit(url)
-        port = f":{parts.port}" if parts.port else ""
-    except ValueError:
-        return "(unreadable)"
-    user = ""
-    if parts.password is not None:
-        user = f"{parts.username or ''}:***@"
-    elif parts.username:
-        user = f"{parts.username}@"
-    return f"{parts.scheme}://{user}{parts.hostname or ''}{port}{parts.path}"
 
 
 class Link:
@@ -196,7 +168,7 @@ class Links:
 
 def is_transient(error: redis.RedisError | OSError) -> bool:
     """Whether the same command may succeed on a new connection."""
-    if isinstance(error, redis.AuthenticationError | redis.exceptions.AuthorizationError):
+    if isinstance(error, redis.AuthenticationError | redis.exceptions.AuthorizationError | SentinelsRefused):
         return False
     if isinstance(error, redis.ResponseError):
         return (getattr(error, "status_code", None) or str(error).partition(" ")[0]) in _TRANSIENT_CODES
@@ -207,6 +179,8 @@ def translated(error: redis.RedisError | OSError, address: Address, what: str) -
     """The error of ours for one of redis-py's."""
     if is_transient(error):
         return Interrupted(f"Redis at {address.masked} cannot be reached: {error or type(error).__name__}")
+    if isinstance(error, SentinelsRefused):
+        return BusUnavailable(f"Redis at {address.masked} cannot be found: {error}")
     if isinstance(error, redis.AuthenticationError):
         return BusUnavailable(f"Redis at {address.masked} refused the login of user {address.user!r}: {error}")
     if isinstance(error, redis.exceptions.NoPermissionError):

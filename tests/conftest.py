@@ -5,9 +5,10 @@ import tempfile
 
 import pytest
 
+from tests.sentinel import sentinels
 from tests.servers import own_redis, redis_server, redis_url
 
-__all__ = ["journal_of_its_own", "own_redis", "redis_server", "redis_url"]
+__all__ = ["journal_of_its_own", "own_redis", "redis_server", "redis_url", "sentinels"]
 
 # For workers that a fixture starts for several tests.
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="amibus-state-")

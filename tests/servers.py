@@ -40,13 +40,14 @@ def free_port() -> int:
 class RedisServer:
     """One server process. `start` after `kill` comes back on the same port with what its append-only file kept."""
 
-    def __init__(self, kind: str, *options: str) -> None:
+    def __init__(self, kind: str, *options: str, password: str = "") -> None:
         program = binary(kind)
         if program is None:
             raise RuntimeError(f"no {kind} server on this machine")
         self.kind = kind
         self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.password = password
+        self.url = f"redis://{f':{password}@' if password else ''}127.0.0.1:{self.port}/0"
         self.directory = Path(tempfile.mkdtemp(prefix=f"amibus-{kind}-"))
         self.process: subprocess.Popen[bytes] | None = None
         self._command = [
@@ -54,6 +55,8 @@ class RedisServer:
             "--appendonly", "yes", "--appendfsync", "everysec", "--maxmemory-policy", "noeviction",
             "--daemonize", "no", "--logfile", str(self.directory / "log"), *options,
         ]  # fmt: skip
+        if password:
+            self._command += ["--requirepass", password, "--masterauth", password]
 
     def start(self) -> None:
         """Start, and return when it answers PING."""
@@ -73,7 +76,7 @@ class RedisServer:
 
     def client(self) -> "redis.Redis":
         """A blocking client of its own."""
-        return redis.Redis(port=self.port, decode_responses=True)
+        return redis.Redis(port=self.port, password=self.password or None, decode_responses=True)
 
     def log(self) -> str:
         """The server's log so far."""

@@ -1012,8 +1012,8 @@ async def test_status_and_servers(worker: FakeWorker, bus: Bus, pbx: Server, adm
 
 
 def test_no_secret_is_shown() -> None:
-    bus = Bus("redis://crm:geheim@db.example:6380/2?ssl_password=geheim", prefix="x")
-    assert repr(bus) == "<Bus redis://crm:***@db.example:6380/2 prefix=x>"
+    bus = Bus("rediss://crm:geheim@db.example:6380/2?ssl_password=geheim", prefix="x")
+    assert repr(bus) == "<Bus rediss://crm:***@db.example:6380/2 prefix=x>"
     with pytest.raises(SettingsError) as raised:
         Bus("redis://crm:geheim@db.example:port/0")
     assert "geheim" not in str(raised.value)

@@ -43,3 +43,10 @@ def test_other_prefixes_are_refused(prefix: str) -> None:
 @pytest.mark.parametrize("server", ["p", "A" * 32, "pbx-1.example_2"])
 def test_server_names_of_the_contract_are_taken(server: str) -> None:
     assert Keys(server).root == f"ami:{{{server}}}:"
+
+
+def test_the_types_name_every_key_of_the_server() -> None:
+    keys = Keys("pbx1")
+    named = {getattr(keys, name) for name in Keys.__slots__} - {keys.prefix, keys.root, keys.server}
+    assert set(keys.types) == {*named, servers_key()}
+    assert keys.types[keys.urgent] == "stream"

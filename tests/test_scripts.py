@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from redis.exceptions import OutOfMemoryError
+from redis.exceptions import OutOfMemoryError, ResponseError
 
 from broker.codec import FINAL_STATES, Result, State, decode_message, pack
 from broker.entry import Request, decode_entry, fingerprint
@@ -639,3 +639,39 @@ def test_every_script_is_refused_as_a_whole_or_not_at_all(name: str) -> None:
 def test_items_are_laid_out_in_order_and_lists_are_counted() -> None:
     item = {"id": "a", "message": b"m", "fields": ["x", 1]}
     assert flatten([item, item], LAYOUTS["mark_sent"]) == ["a", b"m", 2, "x", 1] * 2
+
+
+@pytest.mark.parametrize("key", ["results", "dead", "legs", "urgent", "actions"])
+async def test_a_key_of_a_wrong_type_leaves_nothing_half_done(desk: Desk, key: str) -> None:
+    job = await desk.job()
+    await desk.mark(job)
+    refused = await desk.take("Action", "Ping", "ActionID", "a2", lane=URGENT)
+    name = getattr(desk.keys, key)
+    if await desk.redis.exists(name):
+        await desk.redis.rename(name, "aside")
+    await desk.redis.set(name, "x")
+    before = await desk.snapshot()
+    for settle in (desk.settle(job), desk.settle(refused, REJECTED)):
+        with pytest.raises(ResponseError, match="WRONGTYPE"):
+            await settle
+    assert await desk.snapshot() == before
+    await desk.redis.delete(name)
+    if await desk.redis.exists("aside"):
+        await desk.redis.rename("aside", name)
+    assert await desk.settle(job) == "settled"
+    assert await desk.settle(refused, REJECTED) == "settled"
+    assert [line["action_id"] for line in await desk.lines(desk.keys.results)] == ["a1", "a2"]
+    assert await desk.backlog() == await desk.backlog(URGENT) == (0, 0)
+
+
+@pytest.mark.parametrize("key", ["legs", "urgent"])
+async def test_nothing_is_marked_while_a_key_is_of_a_wrong_type(desk: Desk, key: str) -> None:
+    job = await desk.job("Action", "Originate", "ActionID", "a1", "Channel", "Local/1@a", "Application", "Wait")
+    name = getattr(desk.keys, key)
+    await desk.redis.delete(name)
+    await desk.redis.set(name, "x")
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        await desk.mark(job)
+    assert await desk.record() == {}
+    await desk.redis.delete(name)
+    assert await desk.mark(job) == ["sending"]

@@ -15,7 +15,7 @@ from broker.codec import State
 from broker.entry import Request, printable
 from broker.errors import ErrorCode, Refused
 from broker.scripts import Script
-from workers.batch import Batch, until_done
+from workers.batch import Batch
 from workers.calls import Calls
 from workers.clock import ServerClock
 from workers.config import Settings
@@ -29,6 +29,7 @@ from workers.originates import Originates, unknown
 from workers.outcome import Outcome, outcome_of
 from workers.policy import Policy
 from workers.reader import Reader
+from workers.record_fields import record_fields
 from workers.records import Item, Records
 from workers.schedule import MAX_GROUP, Schedule, Turn
 from workers.sessions import Sessions
@@ -338,9 +339,9 @@ class ActionWorker:
 
     async def _begun_before(self, job: Job) -> "Outcome | Next":
         """The entry is new to the group, and yet its record says that it was begun: the group was destroyed."""
-        key = self._settings.keys.action(job.request.action_id)
-        fields = await until_done("a record", lambda: self._redis.hmget(key, ["epoch", "sending_at"]))
-        job.epoch, job.sending_at = int(fields[0] or 0), float(fields[1] or 0) or None
+        names, keys = ["epoch", "sending_at"], self._settings.keys
+        epoch, sending_at = await record_fields(self._redis, keys, job.request.action_id, names)
+        job.epoch, job.sending_at = int(epoch or 0), float(sending_at or 0) or None
         return await self._fate_of_begun(job)
 
     async def _take_over(self, job: Job) -> None:

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
-import structlog
 from redis.exceptions import (
     BusyLoadingError,
     ClusterDownError,
@@ -22,6 +21,7 @@ from redis.exceptions import (
 from broker.scripts import MAX_BATCH
 from workers.backoff import Backoff
 from workers.notify import notify
+from workers.outage import outage
 
 Item = TypeVar("Item")
 Verdict = TypeVar("Verdict")
@@ -32,10 +32,9 @@ AWAY = (
 )  # fmt: skip
 """What passes by itself: Redis cannot be reached, is loading, failing over, or full. Scripts are safe to repeat."""
 
-PASSING = ("MISCONF ", "BUSY ", "NOREPLICAS ")
-"""What passes as well, and redis-py has no class for: a full disk, somebody's long script, missing replicas."""
-
-log = structlog.get_logger()
+PASSING = ("MISCONF ", "BUSY ", "NOREPLICAS ", "WRONGTYPE ")
+"""What passes as well, and redis-py has no class for: a full disk, somebody's long script, missing replicas, a key of
+another type in the place of ours until somebody mends it."""
 
 
 def passes(error: Exception) -> bool:
@@ -51,28 +50,32 @@ def tolerated(what: str) -> Iterator[None]:
     except Exception as error:
         if not passes(error):
             raise
-        log.debug("redis is away", waiting=what, error=str(error))
+        outage().failed(what, error)
 
 
 async def until_done(what: str, call: Callable[[], Awaitable[Any]]) -> Any:
     """Call until Redis has answered, waiting longer after each failure; said once, not each time."""
-    backoff = Backoff(0.05, 2.0)
+    backoff = Backoff(0.05, 1.0)
     failures = 0
-    while True:
-        try:
-            answer = await call()
-        except (*AWAY, ResponseError) as error:
-            if not passes(error):
-                raise
-            failures += 1
-            if failures == 1:
-                log.warning("redis is away", waiting=what, error=str(error))
-            notify("WATCHDOG=1")  # starting anew would not bring Redis back
-            await asyncio.sleep(backoff.next_s())
-        else:
-            if failures:
-                log.info("redis is back", waiting=what, failures=failures)
-            return answer
+    waiter = object()
+    try:
+        while True:
+            try:
+                answer = await call()
+            except (*AWAY, ResponseError) as error:
+                if not passes(error):
+                    raise
+                failures += 1
+                outage().failed(what, error, waiter)
+                notify("WATCHDOG=1")  # starting anew would not bring Redis back
+                await asyncio.sleep(backoff.next_s())
+            else:
+                if failures:
+                    outage().over(waiter, what)
+                return answer
+    finally:
+        if failures:
+            outage().forget(waiter)
 
 
 class _Parcel(NamedTuple):

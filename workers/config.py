@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from broker.errors import SettingsError
 from broker.keys import DEFAULT_PREFIX, Keys
+from broker.redis_url import SentinelUrl, is_sentinel_url
 
 ENVIRONMENT_PREFIX: Final = "AMIBUS_"
 HIDDEN: Final = "(hidden)"
@@ -33,7 +34,8 @@ class Settings:
 
     redis: str = _setting(
         "redis://127.0.0.1:6379/0",
-        "Redis or Valkey as redis://[user:password@]host:port/db (rediss:// for TLS).",
+        "Redis or Valkey as redis://[user:password@]host:port/db (rediss:// for TLS), or its sentinels as "
+        "redis+sentinel://[user:password@]host:port,host:port/SERVICE/db[?sentinel_password=..].",
         secret=True,
     )
     server: str = _setting("", "Name of the Asterisk server on the bus, e.g. pbx1.")
@@ -269,6 +271,9 @@ def _truth(text: str) -> bool:
 
 
 def _check_url(url: str) -> None:
+    if is_sentinel_url(url):
+        SentinelUrl.parse(url)
+        return
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("redis", "rediss", "unix") and parts.port != 0

@@ -17,6 +17,7 @@ from workers.batch import passes, until_done
 from workers.clock import ServerClock
 from workers.config import Settings
 from workers.notify import notify
+from workers.redis_client import wrong_type
 
 MARGIN: Final = 0.2
 """The part of the lease's life that is not relied on: two hosts' clocks may run at slightly different speeds."""
@@ -95,7 +96,10 @@ class Lease:
             await asyncio.sleep(self._life_s / 10)
 
     async def renew(self, heartbeat: dict[str, Any]) -> None:
-        """Renew the lease and write the heartbeat. Raises `LeaseLost`."""
+        """Renew the lease and write the heartbeat. Raises `LeaseLost`.
+
+        The lease is renewed also where the heartbeat cannot be written, for something else has its key.
+        """
         pairs = [text for name, value in heartbeat.items() for text in (name, str(value))]
         life_ms = int(self._life_s * 1000)
         asked_at = time.monotonic()
@@ -105,6 +109,8 @@ class Lease:
             raise LeaseLost(f"epoch {self.epoch} is over")
         self._valid_until = asked_at + self._life_s * (1 - MARGIN)
         self._clock.learn(int(answer[1]) + int(answer[2]) / 1e6, asked_at)
+        if len(answer) > 3:
+            raise wrong_type(self._settings.keys.worker, "hash")
 
     async def release(self) -> None:
         """Give it back, so that a standby need not wait for its end. While Redis is away it must."""

@@ -20,6 +20,7 @@ from workers.connection import AnswerTimeout, ConnectionLost, Unanswered
 from workers.event_search import EventSearch
 from workers.job import Job
 from workers.outcome import Outcome, answered_outcome, ended_outcome, originate_outcome, outcome_of
+from workers.record_fields import record_fields
 from workers.sessions import Sessions
 
 LOOK_S: Final = 2.0
@@ -125,10 +126,8 @@ class Originates:
 
     async def _looked_up(self, job: Job) -> Outcome | None:
         """What the record and the events stream tell."""
-        key = self._keys.action(job.request.action_id)
-        call, answered_at, cause = await until_done(
-            "a record", lambda: self._redis.hmget(key, ["call", "answered_at", "cause"])
-        )
+        names = ["call", "answered_at", "cause"]
+        call, answered_at, cause = await record_fields(self._redis, self._keys, job.request.action_id, names)
         if call == b"up" or answered_at:
             return answered_outcome()
         if call == b"ended" and cause:  # without a cause nobody saw its end

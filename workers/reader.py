@@ -10,6 +10,7 @@ from redis.exceptions import ResponseError
 from broker.entry import Request, decode_entry
 from broker.keys import GROUP, LANES
 from workers.config import Settings
+from workers.outage import outage
 
 DOORBELL_MS: Final = 1000
 """The longest wait for a doorbell; entries are asked for afterwards, whatever it said."""
@@ -126,7 +127,8 @@ class Reader:
         except ResponseError as error:
             if not str(error).startswith("NOGROUP"):
                 raise
-            log.warning("the consumer group was gone: created again", error=str(error))
+            if outage().is_news("group"):
+                log.warning("the consumer group was gone: created again", error=str(error))
             await self.make_groups()
             return None
 

@@ -15,6 +15,7 @@ from workers.config import Settings
 from workers.job import make_job
 from workers.outcome import Outcome
 from workers.reader import Reader
+from workers.record_fields import record_fields
 
 SCAN_COUNT: Final = 500
 """Keys looked at in one step of a search through all records."""
@@ -45,9 +46,8 @@ class Recovery:
                 await self._entries_lost(lane, set(gone))
 
     async def _take_over(self, request: Request) -> None:
-        key = self._keys.action(request.action_id)
         names = ["state", "entry", "epoch", "sending_at"]
-        state, entry, epoch, sending_at = await until_done("a record", lambda: self._redis.hmget(key, names))
+        state, entry, epoch, sending_at = await record_fields(self._redis, self._keys, request.action_id, names)
         if state not in (b"sending", b"sent") or entry != request.entry.encode():
             self._worker.take([request])
             return

@@ -8,6 +8,7 @@ from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, AuthorizationError, InvalidResponse, NoPermissionError, ResponseError
 
 from broker.errors import SettingsError
+from broker.redis_pool import SentinelsRefused
 from workers.batch import passes, until_done
 from workers.config import shown_url
 
@@ -56,6 +57,8 @@ def _check_version(info: dict[str, Any]) -> None:
 async def _info(redis: "Redis", url: str) -> dict[str, Any]:
     try:
         info: dict[str, Any] = await redis.info()
+    except SentinelsRefused as error:
+        raise SettingsError(f"Redis at {shown_url(url)} cannot be found: {error}: see AMIBUS_REDIS") from None
     # Here, for to redis-py a refused password is a lost connection, which would be waited for.
     except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
         raise SettingsError(

@@ -32,9 +32,11 @@ from workers.journal import Journal, JournalBusy, JournalError, JournalFull
 from workers.lease import Lease, LeaseLost
 from workers.notify import notify
 from workers.originates import Originates
+from workers.outage import outage
 from workers.outcome import Outcome
 from workers.rates import Rates
 from workers.reader import Reader
+from workers.record_fields import record_fields
 from workers.recovery import Recovery
 from workers.redis_check import check_redis, publish_command, server_name
 from workers.redis_client import connect
@@ -86,7 +88,7 @@ async def serve(settings: Settings, stopping: asyncio.Event | None = None, *, un
         sys.setswitchinterval(THREAD_SWITCH_S)
     if settings.event_spool_dir:
         prepare(Path(settings.event_spool_dir))
-    redis = connect(settings.redis)
+    redis = connect(settings.redis, settings.keys)
     log.info("starting", server=settings.server, asterisk=settings.ami, worker=settings.name, version=amibus_version())
     try:
         info = await _unless(stopping, check_redis(redis, settings.redis))
@@ -106,7 +108,8 @@ async def serve(settings: Settings, stopping: asyncio.Event | None = None, *, un
                         if until_drained:
                             return
             except* LeaseLost as lost:
-                log.error("fenced: another worker has taken over, or Redis was emptied", why=str(_leaf(lost)))
+                if outage().is_news("fenced"):
+                    log.error("fenced: another worker has taken over, or Redis was emptied", why=str(_leaf(lost)))
     except _Stopped:
         log.info("stopped")
     finally:
@@ -305,12 +308,9 @@ class Tenure:
         legs = {uniqueid.decode(): action_id.decode() for uniqueid, action_id in raw.items()}
         records: dict[str, tuple[str | None, str | None]] = {}
         for action_id in dict.fromkeys(legs.values()):
-            call, state = await until_done(
-                "a record",
-                lambda: self._redis.hmget(keys.action(action_id), ["call", "state"]),  # noqa: B023
-            )
+            call, state = await record_fields(self._redis, keys, action_id, ["call", "state"])
             if state is not None:
-                records[action_id] = (call and call.decode(), state.decode())
+                records[action_id] = (call.decode() if call else None, state.decode())
         self._calls.load(legs, records)
 
     async def _wait_for_end(self, stopping: asyncio.Event, until_drained: bool) -> None:
@@ -433,9 +433,11 @@ class Tenure:
         while True:
             with tolerated("the heartbeat"):
                 await self._lease.renew(self._heartbeat())
+            with tolerated("what Redis is"):
                 await self._look_at_redis()
+            self._queued = await self._backlog()
+            with tolerated("the list of servers"):
                 await self._redis.zadd(servers_key(self._settings.prefix), {self._settings.server: self._clock.now()})
-                self._queued = await self._backlog()
             self._watchdog()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._lease.period_s):

@@ -8,6 +8,10 @@ local root, epoch, publish, worker = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 if redis.pcall('GET', root .. 'epoch') ~= epoch then
   return {}
 end
+-- Where one of these is of a wrong type it is an error now, and not half-way.
+redis.call('HEXISTS', root .. 'legs', '')
+redis.call('XLEN', root .. 'actions')
+redis.call('XLEN', root .. 'actions:urgent')
 local FINAL = {done = true, failed = true, rejected = true, expired = true, cancelled = true, unknown = true}
 local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1e6

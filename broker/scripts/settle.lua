@@ -8,6 +8,11 @@
 --   fields), fields (further final ones), dead (for `dead`)
 -- Returns a list of verdicts; `missing`: the record is gone and the item brings no base fields to make it anew; nothing was done.
 local root, publish = ARGV[1], ARGV[3]
+-- Where one of these is of a wrong type it is an error now, and not half-way: nothing of it could be taken back.
+for _, name in ipairs({'results', 'dead', 'actions', 'actions:urgent'}) do
+  redis.call('XLEN', root .. name)
+end
+redis.call('HEXISTS', root .. 'legs', '')
 local FINAL = {done = true, failed = true, rejected = true, expired = true, cancelled = true, unknown = true}
 local finished = {actions = {}, urgent = {}}
 

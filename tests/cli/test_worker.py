@@ -58,6 +58,12 @@ def test_secrets_are_never_shown(tmp_path: Path) -> None:
     assert "ami_secret\t(hidden)\tami_secret_file" in outcome.stdout
 
 
+def test_the_passwords_of_sentinels_are_never_shown() -> None:
+    url = "redis+sentinel://bob:topsecret@127.0.0.1:1,127.0.0.1:2/amibus/0?sentinel_password=topsecret2"
+    shown = config(AMIBUS_REDIS=url)["redis"][0]
+    assert shown == "redis+sentinel://bob:(hidden)@127.0.0.1:1,127.0.0.1:2/amibus/0?sentinel_password=(hidden)"
+
+
 def test_a_secret_is_no_flag() -> None:
     outcome = amibus("worker", "--ami-secret", "hunter2")
     assert outcome.returncode == 2

@@ -674,6 +674,12 @@ async def test_a_restart_of_asterisk_in_mid_call(desk: Desk, asterisk: Simulated
 # -- Redis
 
 
+async def refusals(desk: Desk, at_least: int) -> bool:
+    """Whether Redis has refused so many writes for want of replicas."""
+    errors = await desk.redis.info("errorstats")
+    return bool(errors.get("errorstat_NOREPLICAS", {}).get("count", 0) >= at_least)
+
+
 async def test_a_redis_that_takes_no_writes_for_a_while_loses_nothing(
     own_redis: RedisServer, asterisk: SimulatedAsterisk
 ) -> None:
@@ -683,9 +689,11 @@ async def test_a_redis_that_takes_no_writes_for_a_while_loses_nothing(
         await eventually(lambda: asterisk.writes("a1"))
         with capture_logs() as logs:
             await desk.redis.config_set("min-replicas-to-write", 1)  # every write is refused with NOREPLICAS
-            await eventually(lambda: any(line.get("waiting") == "settling" for line in logs), 5)
+            await eventually(lambda: refusals(desk, 12))  # the heartbeat's and, soon, those of settling
+            assert (await desk.record("a1"))["state"] == "sending"
             await desk.redis.config_set("min-replicas-to-write", 0)
             assert (await desk.settled("a1"))["state"] == "done"
+        assert [line["event"] for line in logs if line["log_level"] == "warning"] == ["redis is away"]
         await desk.add("Ping", "a2")
         assert (await desk.settled("a2"))["state"] == "done"
     assert asterisk.write_counts()["a1"] == 1

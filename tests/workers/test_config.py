@@ -85,7 +85,10 @@ def test_no_secret_is_ever_shown() -> None:
     assert set(shown) == {each.name for each in fields(Settings)}
 
 
-@pytest.mark.parametrize("url", [f"redis://:{SECRET}@h", f"redis://u:{SECRET}@h:1/0", f"redis://h/0?password={SECRET}"])
+@pytest.mark.parametrize("url", [
+        f"redis://:{SECRET}@h", f"redis://u:{SECRET}@h:1/0", f"redis://h/0?password={SECRET}",
+        f"redis+sentinel://:{SECRET}@h,i/s", f"redis+sentinel://h,i/s?sentinel_password={SECRET}",
+    ])  # fmt: skip
 def test_a_password_has_no_place_in_an_argument_list(url: str) -> None:
     with pytest.raises(SettingsError, match="AMIBUS_REDIS") as caught:
         load(redis=url)
@@ -104,6 +107,11 @@ def test_a_password_has_no_place_in_an_argument_list(url: str) -> None:
         (f"unix:///s.sock?db=0&PASSWORD={SECRET}", f"unix:///s.sock?db=0&PASSWORD={HIDDEN}"),
         (f"redis://h?ssl_password={SECRET}", f"redis://h?ssl_password={HIDDEN}"),
         (f"redis://[::1:{SECRET}@", f"redis://[:{HIDDEN}@"),
+        (f"redis+sentinel://u:{SECRET}@h:1,i:2/s/0", f"redis+sentinel://u:{HIDDEN}@h:1,i:2/s/0"),
+        (
+            f"redis+sentinel://h:1,i:2/s?sentinel_password={SECRET}",
+            f"redis+sentinel://h:1,i:2/s?sentinel_password={HIDDEN}",
+        ),
     ],
 )
 def test_a_redis_url_is_shown_without_its_password(url: str, shown: str) -> None:
@@ -123,6 +131,7 @@ def test_a_redis_url_is_shown_without_its_password(url: str, shown: str) -> None
             ({"redis": url}, "redis is")
             for url in ("", "h:6379", "http://h", "redis://h:x/0", "redis://[::1", "redis://h:99999")
         ],
+        ({"redis": "redis+sentinel://h:1"}, "the Redis URL redis+sentinel://h:1 is wrong: the name of the service"),
         *[
             ({name: value}, f"{name} is")
             for name in (

@@ -15,12 +15,11 @@ from types import TracebackType
 from typing import Any, Self, cast
 
 import redis.asyncio as aredis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 
 from broker.codec import FINAL_STATES, BusEvent, BusResponse, Result, decode_message
 from broker.keys import ACTIONS, GROUP, URGENT, Keys
+from broker.redis_pool import make_pool
 from workers.config import Settings
 from workers.service import serve
 from workers.simulated import SimulatedAsterisk
@@ -183,7 +182,7 @@ class Desk:
 
     def __init__(self, url: str, server: str = SERVER) -> None:
         self.keys = Keys(server)
-        self.redis: Any = aredis.Redis.from_url(url, protocol=2, retry=Retry(NoBackoff(), 0), socket_timeout=5)
+        self.redis: Any = aredis.Redis.from_pool(make_pool(url, socket_timeout=5))
         # The raw reply: redis-py would make a dict of an entry, and lose repeated fields.
         cast(Any, self.redis).response_callbacks["XRANGE"] = lambda reply, **_: reply
 

@@ -2,6 +2,7 @@
 
 from urllib.parse import urlsplit
 
+from broker.redis_url import is_sentinel_url
 from workers.cli.output import Output
 from workers.config import Settings, shown_url
 
@@ -58,6 +59,8 @@ def python_lines(settings: Settings, channel: str) -> list[str]:
 
 
 def _redis_cli(url: str) -> str:
+    if is_sentinel_url(url):
+        return "redis-cli -h THE_PRIMARY"  # it knows no sentinels
     parts = urlsplit(url)
     if parts.hostname == "127.0.0.1" and parts.password is None and parts.path in ("", "/", "/0"):
         return f"redis-cli -p {parts.port}"
