@@ -386,8 +386,8 @@ class ActionWorker:
             if verdict in ("settled", "apart"):
                 self.totals[outcome.state] += 1
                 self._log(request, outcome)
-            if outcome.state is State.UNKNOWN:
-                self._calls.doubt(request.action_id)
+            if outcome.state is State.UNKNOWN and job is not None and job.channel_id is not None:
+                self._calls.doubt(request.action_id, job.channel_id)
 
     def _log(self, request: Request, outcome: Outcome) -> None:
         if outcome.state in (State.DONE, State.FAILED):
