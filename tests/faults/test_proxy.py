@@ -198,3 +198,14 @@ async def test_a_script_is_known_by_its_name_even_where_its_request_is_cut(redis
             assert await release(cut, 1) == 0
             await cut.aclose()
         await through.aclose()
+
+
+async def test_a_pattern_is_found_across_packets() -> None:
+    async with echo() as (there, proxy), client(proxy) as (reader, writer):
+        proxy.drop_replies(b"hello")
+        writer.write(b"hel")
+        assert await reader.readexactly(3) == b"hel"
+        writer.write(b"lo")
+        with pytest.raises(ConnectionResetError):
+            await reader.readexactly(1)
+        assert there.heard == [b"hel", b"lo"]
