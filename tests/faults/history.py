@@ -39,6 +39,8 @@ class Entry:
     cost: str = ""
     reads_only: bool = False
     accepted: bool = True
+    replies: bool = False
+    """It names a reply channel."""
 
     @property
     def order(self) -> tuple[int, int]:
@@ -91,6 +93,8 @@ class History:
     """The records' plain fields by ActionID, at the end."""
     messages: list[Result] = field(default_factory=list)
     """The `result` messages, in the order in which they came."""
+    replies: list[Result] = field(default_factory=list)
+    """The same on the reply channel."""
     is_deaf: bool = False
     """The subscription was interrupted: messages may be missing."""
     events: list[Seen] = field(default_factory=list)
@@ -102,6 +106,8 @@ class History:
     """Of the lanes' streams, at the end."""
     legs: dict[str, str] = field(default_factory=dict)
     """Channels that the bus still takes for alive, when none is."""
+    crashes: list[str] = field(default_factory=list)
+    """Ends of workers that nobody had asked for, in words."""
     was_emptied: bool = False
     """Redis lost its memory on purpose (FLUSHALL): all that is promised then is that nothing is written twice."""
 
@@ -128,7 +134,7 @@ class History:
         whole: dict[str, Any] = {
             name: [asdict(each) for each in getattr(self, name)] for name in ("entries", "writes", "lines", "events")
         }
-        for name in ("records", "epochs", "pending", "lengths", "legs", "is_deaf", "was_emptied"):
+        for name in ("records", "epochs", "pending", "lengths", "legs", "crashes", "is_deaf", "was_emptied"):
             whole[name] = getattr(self, name)
         whole["messages"] = [
             {"action_id": each.action_id, "entry": each.entry, "state": each.state, "revised": each.revised}
@@ -245,15 +251,37 @@ def _messages_agree(history: History) -> Iterator[Violation]:
             yield Violation("not said", line.action_id, f"its result ({line.state}) was never published")
 
 
+def _replies_are_the_messages(history: History) -> Iterator[Violation]:
+    """Who named a reply channel hears there what the action's channel says."""
+    if history.is_deaf:
+        return
+    wanted = {(each.action_id, each.entry) for each in history.entries if each.replies}
+    said = Counter((each.action_id, each.entry, each.state) for each in history.messages)
+    replied = Counter((each.action_id, each.entry, each.state) for each in history.replies)
+    for action_id, entry, state in said:
+        if (action_id, entry) in wanted and not replied[action_id, entry, state]:
+            yield Violation("not replied", action_id, f"its result ({state}) did not come on the reply channel")
+    for action_id, entry, state in replied:
+        if not said[action_id, entry, state]:
+            yield Violation("disagreement", action_id, f"{state} came on the reply channel alone")
+
+
+def _no_crash(history: History) -> Iterator[Violation]:
+    for words in history.crashes:
+        yield Violation("crash", "", words)
+
+
 def _in_order(history: History) -> Iterator[Violation]:
-    """First in, first out per producer, lane and cost class, of what was first written."""
+    """First in, first out per producer, lane and cost class, of what was first written. After a takeover read-only
+    actions may be repeats, whether or not the first attempt came as far as Asterisk."""
+    was_taken_over = len(history.epochs) > 1
     places = {(each.action_id, each.entry): each for each in history.entries}
     latest: dict[tuple[str, str, str], Entry] = {}
     seen: set[str] = set()
     for write in history.writes:
         record = history.records.get(write.action_id, {})
         entry = places.get((write.action_id, record.get("entry", "")))
-        if entry is None or write.action_id in seen:
+        if entry is None or write.action_id in seen or (entry.reads_only and was_taken_over):
             continue
         seen.add(write.action_id)
         kind = entry.producer, entry.lane, entry.cost
@@ -309,6 +337,7 @@ def _events_without_holes(history: History) -> Iterator[Violation]:
 
 
 _RULES: Final = [
-    _written_once, _nothing_invented, _one_fate, _fate_and_writes, _agreement, _in_order, _nothing_left, _epochs_grow,
+    _written_once, _nothing_invented, _one_fate, _fate_and_writes, _agreement, _replies_are_the_messages,
+    _no_crash, _in_order, _nothing_left, _epochs_grow,
     _unknowns_explained, _events_without_holes,
 ]  # fmt: skip

@@ -181,6 +181,18 @@ def said_twice(history: History) -> None:
     history.messages.append(history.messages[1])
 
 
+def not_replied(history: History) -> None:
+    history.entries[0] = replace(history.entries[0], replies=True)
+
+
+def replied_alone(history: History) -> None:
+    history.replies.append(result("a", "1000-1", State.FAILED))
+
+
+def crashed(history: History) -> None:
+    history.crashes.append("it ended with 70")
+
+
 def out_of_order(history: History) -> None:
     history.writes[0], history.writes[1] = history.writes[1], history.writes[0]
 
@@ -254,6 +266,9 @@ def no_gap(history: History) -> None:
         (message_disagrees, "disagreement", "c"),
         (message_unlogged, "disagreement", "c"),
         (said_twice, "said twice", "b"),
+        (not_replied, "not replied", "a"),
+        (replied_alone, "disagreement", "a"),
+        (crashed, "crash", ""),
         (out_of_order, "out of order", "a"),
         (pending, "left over", ""),
         (in_the_stream, "left over", ""),
