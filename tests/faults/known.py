@@ -16,3 +16,10 @@ EXPIRED_REPEATS: Final = True
 STRANDED_READS: Final = True
 """Reading is not fenced: what a woken zombie reads in its last moment stays in its pending list, at which the new
 holder does not look again before the lease changes hands."""
+
+LATE_READS: Final = True
+"""The reply to a read is lost: those entries are found five to ten seconds later, and what was queued after them is
+written first."""
+
+REQUEUED: Final = True
+"""A session is lost between an entry's mark and its write: it waits for its turn anew behind all that came after it."""

@@ -171,12 +171,9 @@ class Producer:
         return entry.decode()
 
     def _note(self, wish: Wish, entry: str, *, accepted: bool) -> None:
-        if not wish.is_repeatable:
-            if not accepted:
-                return  # it has no name of its own yet
-            action_id = entry if wish.lane == ACTIONS else f"u.{entry}"
-        else:
-            action_id = wish.action_id
+        action_id = wish.action_id
+        if not wish.is_repeatable:  # its name is its entry's id, if that is known
+            action_id = "" if not accepted else entry if wish.lane == ACTIONS else f"u.{entry}"
         self.entries.append(
             Entry(
                 action_id, entry, wish.action, wish.lane, wish.producer, wish.cost,

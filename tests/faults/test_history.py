@@ -94,6 +94,16 @@ def test_an_xadd_whose_reply_was_lost_may_have_a_line_of_an_entry_unheard_of() -
     assert check(history) == []
 
 
+def test_an_entry_without_a_name_whose_reply_was_lost_is_known_by_its_own_id() -> None:
+    history = good()
+    history.lines.append(Line("1009-0", "1009-0", "rejected", "malformed", "why"))
+    history.messages.append(result("1009-0", "1009-0", State.REJECTED, "malformed"))
+    history.records["1009-0"] = record("1009-0", "rejected", "malformed")
+    assert rules(history) == {"not asked for"}
+    history.entries.append(Entry("", "0-0", "", accepted=False))
+    assert check(history) == []
+
+
 def test_after_a_flush_only_a_second_write_is_a_violation() -> None:
     history = good()
     history.records.clear()

@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 
 from broker.keys import Keys
 from tests.bench.side import Side
+from tests.faults import known
 from tests.faults.history import History, Write
 from tests.faults.kill_points import Orders
 from tests.faults.nursery import Life, Nursery
@@ -80,6 +81,7 @@ class Slot:
         """Of the next life; those after it live without."""
         self.life: Life | None = None
         self.lives = 0
+        self.kills = 0
         self.is_quick = True
         """The lease of the dead is freed at once."""
         self._world = world
@@ -123,8 +125,9 @@ class Slot:
             await self._live()
 
     def _judge(self, life: Life, code: int) -> None:
+        self.kills += code == -signal.SIGKILL
         was_meant = life.is_condemned or (life.orders.point and life.orders.how == "kill")
-        if code != 0 and not (code == -9 and was_meant):
+        if code != 0 and not (code == -signal.SIGKILL and was_meant):
             last = list(life.lines())[-3:]
             self._world.crashes.append(f"{life.name} (pid {life.pid}) ended with {code}: {last}")
 
@@ -296,6 +299,13 @@ class Round:
         slot.present.is_condemned = True
         slot.present.send(signal.SIGKILL)
 
+    async def command(self, *words: str) -> None:
+        """A command to Redis, as an operator would give it; whether it answers does not matter."""
+        with contextlib.suppress(RedisError, OSError):
+            client: Any = connect(self.world.server.port)
+            async with client:
+                await client.execute_command(*words)
+
     async def settled(self) -> None:
         """Wait until the lanes are empty and the calls over. The checker has the word on what is not."""
 
@@ -322,9 +332,14 @@ class Round:
         taken: list[tuple[str, int]] = []
         for slot in world.slots:
             taken += [(line["timestamp"], line["epoch"]) for line in slot.present.lines() if _is_lease(line)]
+            history.was_late |= any(_makes_late(line["event"]) for line in slot.present.lines())
         history.epochs = [epoch for _, epoch in sorted(taken)]
         await self.observer.gather(history)
         return history
+
+
+def _makes_late(event: str) -> bool:
+    return (known.LATE_READS and "their reply was lost" in event) or (known.REQUEUED and "session lost" in event)
 
 
 def _is_lease(line: dict[str, Any]) -> bool:
