@@ -34,9 +34,8 @@ def show(options: Options, tally: Tally) -> None:
     """The report for people."""
     print(f"seed {options.seed}: {tally.rounds} rounds, {tally.actions} actions, {tally.writes} writes,")
     print(f"  {tally.lives} lives of workers, {tally.kills} killed, {tally.retries} retries")
-    print(
-        f"  kill points: {len(tally.points)} of {len(tally.seen)} seen were used to kill or stop, {sum(tally.points.values())} times"
-    )
+    ended = sum(tally.points.values())
+    print(f"  kill points: {len(tally.seen)} seen, {len(tally.points)} of them used, {ended} times")
     for title, counts in (("faults", tally.mishaps), ("states", tally.states), ("unknown", tally.unknown)):
         print(f"  {title}: {', '.join(f'{name} {count}' for name, count in counts.most_common()) or 'none'}")
     for failure in tally.failures:

@@ -126,6 +126,8 @@ class Slot:
 
     def _judge(self, life: Life, code: int) -> None:
         self.kills += code == -signal.SIGKILL
+        if code == -signal.SIGTERM:
+            return  # so early that it had not begun to listen to signals
         was_meant = life.is_condemned or (life.orders.point and life.orders.how == "kill")
         if code != 0 and not (code == -signal.SIGKILL and was_meant):
             last = list(life.lines())[-3:]
