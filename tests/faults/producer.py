@@ -68,13 +68,11 @@ class Wishes:
             return self._malformed()
         action, cost, headers = dice.choice(_KINDS)(self._number, dice)
         bus = [("Bus-Producer", dice.choice(PRODUCERS)), ("Bus-Timeout", f"{TIMEOUT_S}"), ("Bus-Reply", REPLY)]
-        is_short = dice.random() < SHORT_LIVED and not (known.EXPIRED_REPEATS and cost == "reads")
-        if is_short:
+        if dice.random() < SHORT_LIVED and not (known.EXPIRED_REPEATS and cost == "reads"):
             bus.append(("Bus-Deadline", f"+{dice.choice((0.01, 0.1, 0.5))}"))
         lane = URGENT if dice.random() < URGENT_ONES else ACTIONS
         wish = Wish(f"{self._prefix}-{self._number}", action, (*headers, *bus), lane, bus[0][1], cost)
-        if not (known.EXPIRED_TWINS and is_short):
-            self._past.append(wish)
+        self._past.append(wish)
         return wish
 
     def _again(self, wish: Wish) -> Wish:

@@ -334,14 +334,15 @@ class Round:
         taken: list[tuple[str, int]] = []
         for slot in world.slots:
             taken += [(line["timestamp"], line["epoch"]) for line in slot.present.lines() if _is_lease(line)]
-            history.was_late |= any(_makes_late(line["event"]) for line in slot.present.lines())
+            history.was_late |= any(_makes_late(line) for line in slot.present.lines())
         history.epochs = [epoch for _, epoch in sorted(taken)]
         await self.observer.gather(history)
         return history
 
 
-def _makes_late(event: str) -> bool:
-    return (known.LATE_READS and "their reply was lost" in event) or (known.REQUEUED and "session lost" in event)
+def _makes_late(line: dict[str, Any]) -> bool:
+    event, is_read = line["event"], line.get("waiting") == "entries"
+    return (known.LATE_READS and event == "redis is away" and is_read) or (known.REQUEUED and "session lost" in event)
 
 
 def _is_lease(line: dict[str, Any]) -> bool:
