@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import sys
+import time
 from typing import Any
 
 from tests.bench.side import Message, obey, say
@@ -23,7 +24,12 @@ class Journal(list[Written]):
 
     def append(self, written: Written) -> None:
         """Note one action. It is not kept in memory: a campaign is long."""
-        noted = {"action_id": written.action_id, "action": written.action, "at": written.at, "session": written.session}
+        noted = {
+            "action_id": written.action_id,
+            "action": written.action,
+            "at": time.time(),
+            "session": written.session,
+        }
         os.write(self._file, json.dumps(noted).encode() + b"\n")
 
 

@@ -18,6 +18,10 @@ REVISES: Final = WERE_SENT
 """What an `unknown` may be corrected to."""
 
 
+CLOCKS_S: Final = 0.1
+"""The worker reckons Redis' time; so much may be between that and the simulated Asterisk's clock."""
+
+
 @dataclass(frozen=True)
 class Write:
     """An action that reached Asterisk, in the order of arrival."""
@@ -25,6 +29,7 @@ class Write:
     action_id: str
     action: str
     at: float
+    """Unix seconds."""
     session: int = 0
 
 
@@ -60,6 +65,8 @@ class Line:
     error_code: str = ""
     message: str = ""
     revised: bool = False
+    at: float = 0.0
+    """Unix seconds; 0: not known."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +117,7 @@ class History:
     crashes: list[str] = field(default_factory=list)
     """Ends of workers that nobody had asked for, in words."""
     was_late: bool = False
-    """Entries were taken again, or may have been tried again: see `known.LATE_READS` and `known.REQUEUED`."""
+    """Entries may have been written later than their turn was: see `known`."""
     was_emptied: bool = False
     """Redis lost its memory on purpose (FLUSHALL): all that is promised then is that nothing is written twice."""
 
@@ -158,6 +165,20 @@ def _written_once(history: History) -> Iterator[Violation]:
     for action_id, count in counts.items():
         if count > 1 and action_id not in reads:
             yield Violation("written twice", action_id, f"it changes state, and Asterisk got it {count} times")
+
+
+def _not_written_after_its_fate(history: History) -> Iterator[Violation]:
+    """A zombie that writes what was settled `unknown` long ago: the producer may have decided by then."""
+    if known.LATE_WRITES:
+        return
+    reads = {each.action_id for each in history.entries if each.reads_only}
+    settled = {line.action_id: line for line in history.lines if line.at and not line.revised}
+    for write in history.writes:
+        line = settled.get(write.action_id)
+        if line is not None and line.state != State.REJECTED and write.action_id not in reads:
+            late_s = write.at - line.at
+            if late_s > CLOCKS_S:
+                yield Violation("written late", write.action_id, f"{late_s:.2f} s after it was settled {line.state}")
 
 
 def _nothing_invented(history: History) -> Iterator[Violation]:
@@ -345,7 +366,7 @@ def _events_without_holes(history: History) -> Iterator[Violation]:
 
 
 _RULES: Final = [
-    _written_once, _nothing_invented, _one_fate, _fate_and_writes, _agreement, _replies_are_the_messages,
-    _no_crash, _in_order, _nothing_left, _epochs_grow,
-    _unknowns_explained, _events_without_holes,
+    _written_once, _not_written_after_its_fate, _nothing_invented, _one_fate, _fate_and_writes, _agreement,
+    _replies_are_the_messages, _no_crash, _in_order, _nothing_left, _epochs_grow, _unknowns_explained,
+    _events_without_holes,
 ]  # fmt: skip

@@ -23,3 +23,7 @@ written first."""
 
 REQUEUED: Final = True
 """A session is lost between an entry's mark and its write: it waits for its turn anew behind all that came after it."""
+
+LATE_WRITES: Final = True
+"""The lease is looked at before `Connection.request`, and the bytes go out a turn of the event loop later: a worker
+that is stopped in between writes when it wakes, though its entry was settled `unknown` by the next holder long ago."""

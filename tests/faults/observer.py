@@ -64,7 +64,7 @@ class Observer:
             line = {name.decode(): value.decode() for name, value in fields.items()}
             revised = line.pop("revised", "0") == "1"
             kept = {name: line.get(name, "") for name in ("action_id", "entry", "state", "error_code", "message")}
-            history.lines.append(Line(**kept, revised=revised))
+            history.lines.append(Line(**kept, revised=revised, at=float(line["settled_at"])))
         for _, fields in await redis.xrange(keys.events):
             event: Any = decode_message(fields[b"data"])
             history.events.append(Seen(event.epoch, event.seq, event.name))

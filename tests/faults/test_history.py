@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from broker.codec import Result, State
+from tests.faults import known
 from tests.faults.history import Entry, History, Line, Seen, Write, check
 
 
@@ -102,6 +103,15 @@ def test_an_entry_without_a_name_whose_reply_was_lost_is_known_by_its_own_id() -
     assert rules(history) == {"not asked for"}
     history.entries.append(Entry("", "0-0", "", accepted=False))
     assert check(history) == []
+
+
+def test_a_write_after_the_fate_was_told_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known, "LATE_WRITES", False)
+    history = good()
+    history.lines[2] = replace(history.lines[2], at=1.5)
+    assert check(history) == []
+    history.lines[2] = replace(history.lines[2], at=0.5)
+    assert rules(history) == {"written late"}
 
 
 def test_after_a_flush_only_a_second_write_is_a_violation() -> None:

@@ -342,7 +342,11 @@ class Round:
 
 def _makes_late(line: dict[str, Any]) -> bool:
     event, is_read = line["event"], line.get("waiting") == "entries"
-    return (known.LATE_READS and event == "redis is away" and is_read) or (known.REQUEUED and "session lost" in event)
+    return (
+        (known.LATE_READS and event == "redis is away" and is_read)
+        or (known.REQUEUED and "session lost" in event)
+        or (known.LATE_WRITES and event.startswith("fenced"))
+    )
 
 
 def _is_lease(line: dict[str, Any]) -> bool:
