@@ -304,12 +304,13 @@ def _in_order(history: History) -> Iterator[Violation]:
     if history.was_late:
         return
     was_taken_over = len(history.epochs) > 1
-    places = {(each.action_id, each.entry): each for each in history.entries}
+    # By lane as well: two streams may have entries of one id.
+    places = {(each.action_id, each.lane, each.entry): each for each in history.entries}
     latest: dict[tuple[str, str, str], Entry] = {}
     seen: set[str] = set()
     for write in history.writes:
         record = history.records.get(write.action_id, {})
-        entry = places.get((write.action_id, record.get("entry", "")))
+        entry = places.get((write.action_id, record.get("lane", ACTIONS), record.get("entry", "")))
         if entry is None or write.action_id in seen or (entry.reads_only and was_taken_over):
             continue
         seen.add(write.action_id)

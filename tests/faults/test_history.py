@@ -114,6 +114,15 @@ def test_a_write_after_the_fate_was_told_is_found(monkeypatch: pytest.MonkeyPatc
     assert rules(history) == {"written late"}
 
 
+def test_an_entry_of_the_other_lane_may_have_the_same_id() -> None:
+    history = good()
+    history.entries.append(Entry("b", "1000-2", "Hangup", lane="urgent", producer="p", cost="changes"))
+    history.writes[0], history.writes[1] = history.writes[1], history.writes[0]
+    assert rules(history) == {"out of order"}
+    history.records["b"]["lane"] = "urgent"
+    assert check(history) == []
+
+
 def test_after_a_flush_only_a_second_write_is_a_violation() -> None:
     history = good()
     history.records.clear()
