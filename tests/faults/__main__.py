@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import json
 import random
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -22,12 +23,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if missing:
         print(f"no {' and no '.join(missing)} server: see tests/servers.py, or choose by --redis", file=sys.stderr)
         return 2
-    tally = asyncio.run(Campaign(options).run())
+    campaign = Campaign(options)
+    try:
+        asyncio.run(_until_told(campaign))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        print("interrupted: what follows is what was done until then", file=sys.stderr)
+    tally = campaign.tally
     if given.json:
         print(json.dumps({"seed": options.seed, **tally.as_dict()}, indent=2))
     else:
         show(options, tally)
     return 1 if tally.failures else 0
+
+
+async def _until_told(campaign: Campaign) -> None:
+    """Run it; a SIGTERM ends it as Ctrl-C does, and nothing is left behind."""
+    running = asyncio.create_task(campaign.run())
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
+    await running
 
 
 def show(options: Options, tally: Tally) -> None:

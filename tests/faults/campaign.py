@@ -237,10 +237,12 @@ async def feeding(running: Round, dice: random.Random) -> AsyncIterator[None]:
     feeder = asyncio.create_task(feed(), name="feed")
     try:
         yield
-    finally:
         stop.set()
         await running.world.heal()  # what it waits for may be behind a proxy
         await feeder
+    finally:
+        feeder.cancel()  # where the round has ended early, Redis may be away for good
+        await asyncio.gather(feeder, return_exceptions=True)
 
 
 def keep(world: World, history: History, violations: list[Violation]) -> None:

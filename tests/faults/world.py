@@ -86,6 +86,7 @@ class Slot:
         """The lease of the dead is freed at once."""
         self._world = world
         self._keeping: asyncio.Task[None] | None = None
+        self._birth = asyncio.Lock()
 
     async def begin(self) -> None:
         """Start the first life, and keep starting the next."""
@@ -95,7 +96,8 @@ class Slot:
     async def end(self) -> None:
         """Let nobody live here any more: the last one is asked to end, and must do so in good order."""
         if self._keeping is not None:
-            self._keeping.cancel()
+            async with self._birth:  # in the middle of it nobody would know of the child
+                self._keeping.cancel()
             await asyncio.gather(self._keeping, return_exceptions=True)
         if self.life is not None and not self.life.is_over:
             self._judge(self.life, await self.life.terminate())
@@ -122,7 +124,8 @@ class Slot:
             self._judge(life, await asyncio.shield(life.ended))
             if self.is_quick:
                 await self._world.free_lease(life.pid)
-            await self._live()
+            async with self._birth:
+                await self._live()
 
     def _judge(self, life: Life, code: int) -> None:
         self.kills += code == -signal.SIGKILL
@@ -209,7 +212,6 @@ class World:
                         slot.life.send(signal.SIGKILL)
                 raise
             finally:
-                await self.heal()
                 for slot in self.slots:
                     await slot.end()
 
