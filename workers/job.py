@@ -53,6 +53,8 @@ class Job:
     written: bool = False
     """It may have reached Asterisk on a session that was lost since."""
     repeats: int = 0
+    number: int | None = None
+    """Its place in the order of the schedule, which it keeps when it is tried again."""
     noted: asyncio.Future[None] | None = None
     """The marking as `sent`, which must be out before the end is."""
 
@@ -106,7 +108,8 @@ def _make_originate(job: Job, server: str) -> None:
     job.action = Action(job.request.action, pairs, job.request.action_id)
     job.cost = CALLS
     job.channel_id = channel_id
-    job.answer_timeout_s = DEFAULT_TIMEOUT_S
+    # Only that it is queued: Asterisk says so at once. The session is held up for no longer than the producer waits.
+    job.answer_timeout_s = min(job.answer_timeout_s, DEFAULT_TIMEOUT_S)
     job.outcome_timeout_s = job.request.timeout_s or rings_s + ORIGINATE_GRACE_S
 
 
