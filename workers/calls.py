@@ -126,9 +126,17 @@ class Calls:
                 self._expected[uniqueid] = call
                 continue
             call.state = seen if seen == "up" else "dialing"
+            call.truth = answered_outcome() if seen == "up" else None
             call.legs.add(uniqueid)
             call.members.add(uniqueid)
             self._legs[uniqueid] = call
+
+    def tell_loaded(self) -> None:
+        """Tell the truth about what was taken over as `unknown` though its call was seen to be answered: the earlier
+        worker was lost before it could."""
+        for call in self._calls.values():
+            if call.is_doubtful and call.truth is not None:
+                self._tell_truth(call, call.truth)
 
     def see(self, channels: Mapping[str, Channel]) -> list[Note]:
         """Compare with the channels that are alive (by Uniqueid): what was missed of the bus's own calls."""

@@ -243,6 +243,7 @@ class Tenure:
                     group.create_task(self._pump.run(), name="event pump"),
                     group.create_task(self._recover_and_work(), name="actions"),
                 ]
+                self._calls.tell_loaded()
                 await self._wait_for_end(stopping, until_drained)
                 if self._resuming is not None:
                     self._resuming.cancel()  # it would let actions through again, or ask sessions that are gone

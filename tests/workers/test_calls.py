@@ -302,6 +302,17 @@ async def test_a_worker_that_takes_over_tells_the_truth_of_what_another_settled_
     assert [action_id for action_id, *_ in heard.truths] == ["a1", "a2"]
 
 
+async def test_of_a_call_taken_over_that_is_up_the_truth_is_told_when_it_can_be(calls: Calls, heard: Heard) -> None:
+    calls.load(
+        {"u1": "a1", "u2": "a2", "u3": "a3"},
+        {"a1": ("up", "unknown"), "a2": ("up", "done"), "a3": ("dialing", "unknown")},
+    )
+    assert heard.truths == [], "nobody listens yet"
+    calls.tell_loaded()
+    calls.tell_loaded()
+    assert heard.truths == [("a1", "done", None)]
+
+
 async def test_a_doubtful_call_that_was_never_seen_is_kept_longer_than_another(
     calls: Calls, heard: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -129,5 +129,23 @@ async def test_the_next_worker_corrects_what_the_last_one_left_in_doubt(
     assert asterisk.write_counts()["c1"] == 1
 
 
+async def test_a_truth_that_was_seen_and_never_written_is_made_good(
+    redis_url: str, asterisk: SimulatedAsterisk
+) -> None:
+    asterisk.switch.ring_s = 0.0
+    async with Desk(redis_url) as desk:
+        async with running_worker(make_settings(redis_url, asterisk, name="first")):
+            await desk.originate("c1", Data="30")
+            await desk.reaches("c1", state="done", call="up")
+        # As if the worker had been lost between the note that the call is up and the correction.
+        await desk.redis.hset(desk.keys.action("c1"), mapping={"state": "unknown", "error_code": "timeout"})
+        async with running_worker(make_settings(redis_url, asterisk, name="second")):
+            record = await desk.reaches("c1", state="done")
+            assert "error_code" not in record
+            assert (await desk.result("c1")).revised
+            await desk.add("Hangup", "h1", Channel=record["channel"])
+            await desk.reaches("c1", call="ended")
+
+
 async def forgotten(desk: Desk) -> bool:
     return not await desk.redis.exists(desk.keys.legs)
