@@ -393,7 +393,7 @@ class ActionWorker:
                 self._log(request, outcome)
             elif verdict == "duplicate":
                 self.duplicates += 1
-            if outcome.state is State.UNKNOWN and job is not None and job.channel_id is not None:
+            if outcome.state is State.UNKNOWN and job is not None and job.channel_id and not job.is_ruled_out:
                 self._calls.doubt(request.action_id, job.channel_id)
 
     def _log(self, request: Request, outcome: Outcome) -> None:
