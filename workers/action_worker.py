@@ -183,10 +183,11 @@ class ActionWorker:
     async def _attempt(self, jobs: list[Job], task: "asyncio.Task[None]") -> list[Job]:
         """Wait for their turn, record the intent, send, settle. Returns those that are to be tried again."""
         first = jobs[0]
-        if first.number is None:
-            first.number = self._schedule.number()
+        number = self._schedule.number() if first.number is None else first.number
+        for job in jobs:
+            job.number = number  # each keeps its place, whichever of them is tried again
         deadlines = [job.request.deadline for job in jobs]
-        turn = await self._schedule.turn(first.session, first.cost, *deadlines, number=first.number)
+        turn = await self._schedule.turn(first.session, first.cost, *deadlines, number=number)
         again: list[Job] = []
         async with asyncio.TaskGroup() as settling:
             try:

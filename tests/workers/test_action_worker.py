@@ -724,3 +724,25 @@ async def test_each_of_those_that_share_a_turn_has_a_fate_of_its_own(
         assert len(await desk.lines(desk.keys.dead)) == 1
     counts = asterisk.write_counts()
     assert {name: counts.get(name, 0) for name in states} == {"a1": 1, "a2": 0, "a3": 1, "a4": 1, "a5": 2}
+
+
+async def test_those_that_are_left_of_a_shared_turn_stay_before_who_came_later(
+    redis_url: str, asterisk: SimulatedAsterisk
+) -> None:
+    await asterisk.stop()
+    async with running_worker(make_settings(redis_url, asterisk), connected=False), Desk(redis_url) as desk:
+        await desk.add("Ping", "a1", Bus_Deadline="+0.5")
+        await desk.add("Ping", "a2")
+        await eventually(lambda: is_pending(desk, 2))
+        await desk.add("Ping", "a3")
+        await eventually(lambda: is_pending(desk, 3))
+        assert (await desk.settled("a1"))["state"] == "expired"
+        await asterisk.start()
+        for action_id in ("a2", "a3"):
+            await desk.settled(action_id)
+    written = [action_id for action_id in asterisk.write_counts() if action_id.startswith("a")]
+    assert written == ["a2", "a3"]
+
+
+async def is_pending(desk: Desk, entries: int) -> bool:
+    return await desk.pending() == entries

@@ -497,7 +497,7 @@ async def test_a_stop_while_a_revision_waits_for_redis(own_redis: RedisServer, a
     async with WorkerProcess(make_settings(own_redis.url, asterisk, drain_s=0.3)) as worker:
         await worker.connected()
         async with Desk(own_redis.url) as desk:
-            await desk.originate("c0", Bus_Timeout=1)
+            await desk.originate("c0", Bus_Timeout=1, Data="30")
             assert (await desk.settled("c0"))["state"] == "unknown"
         own_redis.kill()
         await eventually(lambda: {leg.state for leg in asterisk.switch.legs} == {6})  # answered: that is the truth
