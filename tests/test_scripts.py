@@ -188,6 +188,19 @@ async def test_a_second_entry_that_asks_for_something_else_is_answered_apart(des
     assert await desk.settle(first) == "settled"
 
 
+async def test_two_entries_of_one_action_id_that_expire_together_have_one_fate(desk: Desk) -> None:
+    first, second = await desk.job(), await desk.job()
+    other = await desk.job("Action", "Setvar", "ActionID", "a1", "Variable", "y", "Value", "2")
+    assert await desk.settle(first, Outcome(State.EXPIRED)) == "settled"
+    assert await desk.settle(second, Outcome(State.EXPIRED)) == "duplicate"
+    assert await desk.settle(other, Outcome(State.EXPIRED)) == "reused"
+    assert await desk.backlog() == (1, 1)
+    assert await desk.settle(other, REJECTED) == "apart"
+    assert await desk.backlog() == (0, 0)
+    lines = [(line["entry"], line["state"]) for line in await desk.lines(desk.keys.results)]
+    assert lines == [(first.request.entry, "expired"), (other.request.entry, "rejected")]
+
+
 @pytest.mark.parametrize("foreign", ["SET", "LPUSH", "SADD"])
 async def test_something_of_another_type_in_the_place_of_a_record_stops_nothing(desk: Desk, foreign: str) -> None:
     await desk.redis.execute_command(foreign, desk.keys.action("a1"), "rubbish")

@@ -450,6 +450,19 @@ async def test_a_deadline_that_passes_while_asterisk_is_away(desk: Desk, asteris
     assert not asterisk.writes("a2")
 
 
+async def test_entries_of_one_action_id_whose_deadlines_pass_together(
+    redis_url: str, asterisk: SimulatedAsterisk
+) -> None:
+    await asterisk.stop()
+    async with running_worker(make_settings(redis_url, asterisk), connected=False), Desk(redis_url) as desk:
+        for value in ("1", "1", "2"):
+            await desk.add("Setvar", "a1", Variable="x", Value=value, Bus_Deadline="+0.3")
+        await eventually(lambda: is_idle(desk))
+        lines = [(line["state"], line["error_code"]) for line in await desk.lines(desk.keys.results)]
+    assert sorted(lines) == [("expired", "expired"), ("rejected", "action-id-reused")]
+    await asterisk.start()
+
+
 async def test_a_deadline_that_passes_while_redis_takes_its_time(
     redis_server: RedisServer, redis_url: str, asterisk: SimulatedAsterisk
 ) -> None:
