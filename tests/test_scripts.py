@@ -263,6 +263,30 @@ async def test_the_end_of_a_superseded_attempt_changes_nothing(desk: Desk) -> No
     assert await desk.settle(job) == "settled"
 
 
+@pytest.mark.parametrize("state", [State.REJECTED, State.EXPIRED, State.CANCELLED])
+@pytest.mark.parametrize("sent", [True, False])
+async def test_what_was_begun_meanwhile_is_not_said_to_be_unsent(desk: Desk, state: State, sent: bool) -> None:
+    """An old worker was refused a ChannelId and paused; the call that had it ended, and the next holder began this
+    one."""
+    job = await desk.job()
+    await desk.mark(job)
+    if sent:
+        await desk.sent(job)
+    before = await desk.snapshot()
+    assert await desk.settle(job.request, Outcome(state, message="why")) == "superseded"
+    assert await desk.snapshot() == before
+    assert await desk.backlog() == (1, 1)
+    assert await desk.settle(job) == "settled"
+
+
+@pytest.mark.parametrize("state", [State.UNKNOWN, State.DONE, State.FAILED])
+async def test_the_fate_of_what_was_begun_may_come_from_whoever_finds_it_out(desk: Desk, state: State) -> None:
+    job = await desk.job()
+    await desk.mark(job)
+    assert await desk.settle(job.request, Outcome(state, message="why")) == "settled"
+    assert await desk.backlog() == (0, 0)
+
+
 async def test_the_truth_from_a_worker_that_lost_its_lease_is_welcome(desk: Desk) -> None:
     job = await desk.job()
     await desk.mark(job)
@@ -410,6 +434,17 @@ async def test_a_call_that_was_not_placed_gives_its_channel_id_back(desk: Desk) 
     await desk.mark(job)
     await desk.settle(job, Outcome(State.FAILED, code=ErrorCode.ORIGINATE_FAILED, message="busy"))
     assert await desk.redis.hgetall(desk.keys.legs) == {}
+
+
+async def test_a_call_refused_for_its_channel_id_does_not_give_it_back(desk: Desk) -> None:
+    """Its own one even: the call is alive, and its record is gone."""
+    await desk.mark(await desk.job(*originate()))
+    await desk.redis.delete(desk.keys.action("a1"))
+    second = await desk.job(*originate())
+    assert await desk.mark(second) == ["duplicate-channel-id"]
+    refused = Outcome(State.REJECTED, code=ErrorCode.DUPLICATE_CHANNEL_ID, message="taken")
+    assert await desk.settle(second, refused) == "settled"
+    assert await desk.redis.hgetall(desk.keys.legs) == {b"u1": b"a1"}
 
 
 def note(

@@ -70,8 +70,9 @@ class Records:
         sending_at = None if job is None else job.sending_at
         message = pack(result_map(self._result(request, outcome, at, sending_at)))
         reads_only = job is not None and job.reads_only
-        # Of a call that failed the ChannelId is free again; of one of which nobody knows it is not.
-        call_failed = job is not None and outcome.code is not None and outcome.state is not State.UNKNOWN
+        # Of a call that failed the ChannelId is free again; of one of which nobody knows it is not, and one that was
+        # never begun did not have it.
+        call_failed = sending_at is not None and outcome.code is not None and outcome.state is not State.UNKNOWN
         settled_at = f"{at:.6f}"
         return {
             "id": request.action_id,

@@ -6,7 +6,8 @@
 --   state, error_code, error, action, producer, queued_at, settled_at, revised (1: the truth about an action that was settled as
 --   `unknown`; nothing is done to one in any other state), then three lists, each with its number first: base (the record's first
 --   fields), fields (further final ones), dead (for `dead`)
--- Returns a list of verdicts; `reused`: nothing was done, for the ActionID is another's; `missing`: the record is gone and the item brings no base fields to make it anew; nothing was done.
+-- Returns a list of verdicts. Nothing was done where it is `superseded` (another attempt decides), `reused` (the ActionID is another's, and
+--   the entry asked for something else) or `missing` (the record is gone, and the item brings no base fields to make it anew).
 local root, publish = ARGV[1], ARGV[3]
 -- Where one of these is of a wrong type it is an error now, and not half-way: nothing of it could be taken back.
 for _, name in ipairs({'results', 'dead', 'actions', 'actions:urgent'}) do
@@ -14,6 +15,7 @@ for _, name in ipairs({'results', 'dead', 'actions', 'actions:urgent'}) do
 end
 redis.call('HEXISTS', root .. 'legs', '')
 local FINAL = {done = true, failed = true, rejected = true, expired = true, cancelled = true, unknown = true}
+local NEVER_SENT = {rejected = true, expired = true, cancelled = true}
 local finished = {actions = {}, urgent = {}}
 
 local function list(at)
@@ -81,6 +83,8 @@ local function settle(item)
     return 'apart'
   elseif item.attempt ~= '' and record[4] and record[4] ~= item.attempt then
     return 'superseded'
+  elseif item.attempt == '' and NEVER_SENT[item.state] and (state == 'sending' or state == 'sent') then
+    return 'superseded' -- said by a worker that was slower than the one that has begun it since
   elseif FINAL[state] and entry then
     verdict = 'already'
   elseif not entry and item.base.last < item.base.first then

@@ -125,6 +125,9 @@ def test_what_was_never_marked_has_no_attempt_and_brings_its_first_fields(record
 
 def test_only_a_call_that_was_not_placed_gives_its_channel_id_back(records: Records) -> None:
     made = job("Action", "Originate", "ActionID", "a1", "ChannelId", "u1")
+    taken = Outcome(State.REJECTED, code=ErrorCode.DUPLICATE_CHANNEL_ID, message="x")
+    assert records.settle(made.request, taken, 1.0, made, 3)["channel_id"] == "", "it never had it"
+    made.sending_at = 1.0
     assert records.settle(made.request, Outcome(State.DONE), 1.0, made, 3)["channel_id"] == ""
     failed = Outcome(State.FAILED, code=ErrorCode.ORIGINATE_FAILED, message="x")
     assert records.settle(made.request, failed, 1.0, made, 3)["channel_id"] == "u1"
