@@ -39,6 +39,9 @@ class Call:
     """The OriginateResponse is here, though its event may still wait for Redis."""
     is_doubtful: bool = False
     """The Originate was settled as `unknown`: what is seen of its call now is the truth about it."""
+    is_unwatched: bool = False
+    """Nobody saw its events for a while in which it may have been answered: that it ends does not say that it was
+    not."""
 
     @property
     def lacks_outcome(self) -> bool:
@@ -130,9 +133,15 @@ class Calls:
                 self._expected[uniqueid] = call
                 continue
             call.state = seen if seen == "up" else "dialing"
+            call.is_unwatched = call.state == "dialing"
             call.legs.add(uniqueid)
             call.members.add(uniqueid)
             self._legs[uniqueid] = call
+
+    def look_away(self) -> None:
+        """From now on no events come; `see` ends it."""
+        for call in self._calls.values():
+            call.is_unwatched = call.is_unwatched or call.state == "dialing"
 
     def see(self, channels: Mapping[str, Channel]) -> list[Note]:
         """Compare with the channels that are alive (by Uniqueid): what was missed of the bus's own calls."""
@@ -147,7 +156,10 @@ class Calls:
                 notes.append(_note(call, drop=[channel_id]))
         for call in [*self._calls.values()]:
             channel = channels.get(call.channel_id)
-            if call.state == "dialing" and channel is not None and channel.state == UP:
+            if call.state != "dialing" or channel is None:
+                continue
+            call.is_unwatched = False
+            if channel.state == UP:
                 notes.append(self._answer(call))
                 if call.response is not None and not call.response.done():
                     call.response.set_result(answered_outcome())
@@ -282,7 +294,9 @@ class Calls:
             call.cause = cause
         if call.legs:
             return _note(call, drop=[uniqueid])
-        if call.is_doubtful and call.state == "dialing" and cause:
+        if call.is_unwatched and call.state == "dialing":
+            call.cause = ""  # as of an end that nobody saw: what came before it nobody did
+        elif call.is_doubtful and call.state == "dialing" and cause:
             self._tell_truth(call, ended_outcome(call.cause))
         call.state = "ended"
         if call.is_over:

@@ -118,7 +118,7 @@ class Originates:
             alive = await self._channels.alive()
         except (ConnectionLost, AnswerTimeout):
             return True
-        if alive is None:
+        if alive is None or not self._sessions.is_ready:  # that was before the events were lost
             return True
         for note in self._calls.see(alive):
             self._on_note(note)

@@ -412,6 +412,7 @@ class Tenure:
             return
         # Without its events the outcome of a call could not be known: nothing is sent.
         self._schedule.close()
+        self._calls.look_away()
         if self._state == "connected":
             self._set_state("asterisk-away")
         if not self._away_since:

@@ -261,6 +261,26 @@ async def test_an_end_that_nobody_saw_is_no_truth(doubted: Calls, heard: Heard) 
     assert heard.truths == []
 
 
+@pytest.mark.parametrize("by", ["another worker", "a lost connection"])
+async def test_an_end_after_a_time_unwatched_is_no_truth(calls: Calls, heard: Heard, by: str) -> None:
+    if by == "another worker":
+        calls.load({"u1": "a1"}, {"a1": ("dialing", "unknown")})
+    else:
+        calls.expect("a1", "u1")
+        calls.attribute(newchannel("u1", "u1"))
+        calls.doubt("a1")
+        calls.look_away()
+    assert fields(calls.attribute(hangup("u1", "17"))[1]) == {"call": "ended", "cause": "", "ended_at": "7.000000"}
+    assert heard.truths == [], "it may have been answered meanwhile"
+
+
+async def test_an_end_after_a_look_at_the_channels_is_the_truth(doubted: Calls, heard: Heard) -> None:
+    doubted.look_away()
+    assert doubted.see(alive("u1", "5")) == []
+    assert fields(doubted.attribute(hangup("u1", "17"))[1])["cause"] == "17"
+    assert [state for _, state, _ in heard.truths] == ["failed"]
+
+
 async def test_of_a_call_that_is_up_already_the_truth_is_told_at_once(calls: Calls, heard: Heard) -> None:
     calls.expect("a1", "u1")
     calls.attribute(newchannel("u1", "u1"))
