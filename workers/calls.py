@@ -309,11 +309,14 @@ class Calls:
         asyncio.get_running_loop().call_later(UNSEEN_S, self._forget_unseen, call)
 
     def _forget_unseen(self, call: Call, even_doubtful: bool = False) -> None:
-        if call.state or self._calls.get(call.action_id) is not call or (call.is_doubtful and not even_doubtful):
+        if call.state or self._calls.get(call.action_id) is not call:
             return
-        if call.response is None or call.response.done():
-            self._forget(call)
+        if call.response is not None and not call.response.done():
+            return
+        if not even_doubtful:  # then its ChannelId may be another's by now
             self._on_note(_note(call, drop=[call.channel_id]))
+        if even_doubtful or not call.is_doubtful:
+            self._forget(call)
 
     def _forget(self, call: Call) -> None:
         self._calls.pop(call.action_id, None)

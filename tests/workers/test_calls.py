@@ -310,7 +310,9 @@ async def test_a_doubtful_call_that_was_never_seen_is_kept_longer_than_another(
     for action_id in ("a1", "a2"):
         calls.give_up(action_id, placed=True)
     await until(lambda: len(calls) == 1)
-    assert [(note["id"], note["drop"]) for note in heard.notes] == [("a2", ["u2"])], "its ChannelId is free again"
+    freed = [(note["id"], note["drop"]) for note in heard.notes]
+    assert freed == [("a1", ["u1"]), ("a2", ["u2"])], "their ChannelIds are free again"
+    assert calls.attribute(newchannel("u1", "u1"))[1][0]["add"] == ["u1"]
     calls.deliver(told())
     assert [action_id for action_id, *_ in heard.truths] == ["a1"]
 
