@@ -134,8 +134,7 @@ async def _open_journal(settings: Settings, clock: ServerClock, lease: Lease) ->
     try:
         if journal.last_epoch >= lease.epoch:
             log.error("redis has gone back in time", epoch=lease.epoch, epoch_of_the_journal=journal.last_epoch)
-            lease.epoch = journal.last_epoch
-            await lease.acquire()  # one above
+            await lease.overtake(journal.last_epoch)
         await asyncio.to_thread(journal.seal, lease.epoch)
     except JournalFull as error:
         journal.close()
@@ -155,7 +154,9 @@ async def _doubtful_before(lease: Lease, journal: Journal, now: float) -> float:
     since: it forgot an epoch, or has restarted, or another server has taken its place.
     """
     known_by = await until_done("what Redis is", lease.identify_redis)
-    if not lease.epoch_before or journal.covers(lease.epoch_before):
+    # What Redis has forgotten, it may have forgotten of each epoch since the one that it remembers.
+    forgotten = range(lease.epoch_remembered or lease.epoch_before, lease.epoch_before + 1)
+    if not lease.epoch_before or all(journal.covers(epoch) for epoch in forgotten):
         return 0.0
     if lease.redis_before in ("", known_by) and not lease.has_gone_back:
         return 0.0
