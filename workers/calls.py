@@ -178,6 +178,11 @@ class Calls:
         call = self._calls.get(action_id)
         return call is not None and call.has_outcome
 
+    def is_followed(self, action_id: str) -> bool:
+        """Whether a channel of its call was seen, or its outcome is waited for."""
+        call = self._calls.get(action_id)
+        return call is not None and (bool(call.state) or call.lacks_outcome)
+
     def lose(self, channel_ids: Collection[str], error: Exception) -> None:
         """The outcome of these calls cannot be seen any more: whoever waits for one gets the error."""
         for call in [*self._calls.values()]:
