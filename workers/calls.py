@@ -138,6 +138,28 @@ class Calls:
             call.members.add(uniqueid)
             self._legs[uniqueid] = call
 
+    def unknown_of(self, legs: Mapping[str, str]) -> set[str]:
+        """The ActionIDs of the legs (Uniqueid -> ActionID) whose calls are not followed: they have ended, or are yet to
+        be placed."""
+        return set(legs.values()) - self._calls.keys()
+
+    def recall(self, legs: Mapping[str, str]) -> list[Note]:
+        """Redis has gone back in time, and takes these legs for alive: what it is to be told of the calls followed."""
+        return [
+            _note(
+                call,
+                add=call.legs,
+                drop=[uniqueid for uniqueid in call.members - call.legs if legs.get(uniqueid) == call.action_id],
+                fields=["call", call.state],
+            )
+            for call in self._calls.values()
+            if call.state
+        ]
+
+    def end_forgotten(self, action_id: str, legs: Iterable[str]) -> Note:
+        """A call that is over, and whose end Redis has forgotten: it takes these legs for alive."""
+        return self._end(Call(action_id, ""), legs)
+
     def look_away(self) -> None:
         """From now on no events come; `see` ends it."""
         for call in self._calls.values():
@@ -306,8 +328,11 @@ class Calls:
         call.state = "ended"
         if call.is_over:
             self._forget(call)
+        return self._end(call, [uniqueid])
+
+    def _end(self, call: Call, legs: Iterable[str]) -> Note:
         fields = ["call", "ended", "cause", call.cause, "ended_at", f"{self._now():.6f}"]
-        return _note(call, drop=[uniqueid], fields=fields, ttl_ms=self._ttl_ms)
+        return _note(call, drop=legs, fields=fields, ttl_ms=self._ttl_ms)
 
     def _forget_if_unseen_soon(self, call: Call) -> None:
         # The events of its channel may still be on their way: Asterisk sends them by another path.

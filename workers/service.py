@@ -17,6 +17,7 @@ import structlog
 from redis.asyncio import Redis
 
 from broker.ami import Exchange
+from broker.codec import FINAL_STATES
 from broker.entry import entry_time
 from broker.keys import LANES, servers_key
 from workers.action_worker import ActionWorker
@@ -263,6 +264,7 @@ class Tenure:
         self._group: asyncio.TaskGroup | None = None
         self._resuming: asyncio.Task[None] | None = None
         self._stopping = False
+        self._beside: set[asyncio.Task[None]] = set()
 
     async def run(self, stopping: asyncio.Event, *, until_drained: bool = False) -> None:
         """Serve until the stop, then drain and release. Raises `LeaseLost` or `SettingsError` in a group."""
@@ -285,7 +287,7 @@ class Tenure:
                 self._stopping = True
                 tasks.pop().cancel()
                 await self._shut_down()
-                for task in tasks:
+                for task in (*tasks, *self._beside):
                     task.cancel()
         except* LeaseLost:
             raise
@@ -304,15 +306,34 @@ class Tenure:
 
     async def _load_calls(self) -> None:
         """Take over the calls that are alive, and those that were about to be placed."""
+        self._calls.load(*await until_done("the calls alive", self._read_calls))
+
+    async def _read_calls(self) -> tuple[dict[str, str], dict[str, tuple[str | None, str | None]]]:
+        """The legs that Redis takes for alive (Uniqueid -> ActionID), and of each action what its record says of its
+        call, and its state."""
         keys = self._settings.keys
-        raw: dict[bytes, bytes] = await until_done("the calls alive", lambda: self._redis.hgetall(keys.legs))
+        raw: Any = await self._redis.hgetall(keys.legs)
         legs = {uniqueid.decode(): action_id.decode() for uniqueid, action_id in raw.items()}
         records: dict[str, tuple[str | None, str | None]] = {}
         for action_id in dict.fromkeys(legs.values()):
             call, state = await record_fields(self._redis, keys, action_id, ["call", "state"])
             if state is not None:
                 records[action_id] = (call.decode() if call else None, state.decode())
-        self._calls.load(legs, records)
+        return legs, records
+
+    async def _tell_calls_again(self) -> None:
+        """Redis may have gone back in time: tell it what it has forgotten of our calls."""
+        legs, _ = await until_done("the calls alive", self._read_calls)
+        ended = self._calls.unknown_of(legs)
+        await self._pump.flush()  # the end of some may have waited for Redis
+        legs, records = await until_done("the calls alive", self._read_calls)
+        for note in self._calls.recall(legs):
+            self._pump.note(note)
+        for action_id in ended.intersection(legs.values()):
+            call, state = records.get(action_id, (None, ""))
+            if call and state in FINAL_STATES:  # otherwise somebody is about to find out
+                note = self._calls.end_forgotten(action_id, [leg for leg, of in legs.items() if of == action_id])
+                self._pump.announce("BusCallEnded", [action_id], [note], action_id=action_id, reason="redis forgot it")
 
     async def _wait_for_end(self, stopping: asyncio.Event, until_drained: bool) -> None:
         if not until_drained:
@@ -332,8 +353,16 @@ class Tenure:
 
     def _on_truth(self, action_id: str, outcome: Outcome) -> None:
         """What became of an action that was settled as `unknown`."""
-        if self._group is not None:
-            self._group.create_task(self._revise(action_id, outcome), name=f"revise {action_id}")
+        self._spawn(self._revise(action_id, outcome), f"revise {action_id}")
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Have this done beside all else; a stop does not wait for it: Redis may be away."""
+        if self._group is None:
+            work.close()
+            return
+        task = self._group.create_task(work, name=name)
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
 
     def _note(self, note: Note) -> None:
         self._pump.note(note)
@@ -450,6 +479,7 @@ class Tenure:
         known_by = await self._lease.identify_redis()
         if self._redis_known_by not in ("", known_by):
             log.warning("redis has restarted, or another server has taken its place", replication_id=known_by)
+            self._spawn(self._tell_calls_again(), "tell calls again")
         self._redis_known_by = known_by
 
     async def _look_for_missed(self) -> None:

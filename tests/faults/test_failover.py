@@ -228,6 +228,30 @@ async def test_what_another_host_finds_after_a_fail_over_that_lost_records(
         assert on.written("read-0") == [2]
 
 
+async def test_a_call_that_ended_in_the_time_that_was_lost(sentinels: Sentinels, asterisk: SimulatedAsterisk) -> None:
+    url = sentinels.url
+    async with scene(url, asterisk) as on, worker(url, asterisk, "one") as one:
+        await one.connected()
+        await on.done("call-long-0", "call-long-1")
+        for action_id in ("call-long-0", "call-long-1"):
+            await on.desk.reaches(action_id, call="up")
+        await fall_behind(sentinels)
+        hang_up(asterisk)
+        await on.desk.reaches("call-long-0", call="ended")
+        await asyncio.to_thread(sentinels.fail_over)
+        await on.met(lambda: has_call(on, "call-long-0", "ended"))
+        (told,) = await on.desk.events("BusCallEnded")
+        assert told.action_ids == ["call-long-0"]
+        assert (await on.desk.record("call-long-1"))["call"] == "up"
+        hang_up(asterisk)
+        await on.met(lambda: has_call(on, "call-long-1", "ended"))
+        await on.met(on.is_idle)
+
+
+async def has_call(on: Scene, action_id: str, state: str) -> bool:
+    return (await on.desk.record(action_id)).get("call") == state
+
+
 # -- FLUSHALL in mid-load
 
 LOAD = [f"{kind}-{number}" for number in range(100) for kind in ("change", "read", "call")]

@@ -224,6 +224,22 @@ async def test_calls_of_others_cost_nothing(calls: Calls) -> None:
     assert calls.alive() == set()
 
 
+async def test_what_redis_forgot_of_the_calls_is_told_again(calls: Calls) -> None:
+    for action_id, uniqueid in (("a1", "u1"), ("a2", "v1")):
+        calls.expect(action_id, uniqueid)
+    calls.attribute(newchannel("u1", "u1"))
+    calls.attribute(newchannel("u2", "u1"))
+    calls.attribute(hangup("u2"))
+    legs = {"u2": "a1", "v1": "a2", "w1": "a3", "w2": "a3"}
+    assert calls.unknown_of(legs) == {"a3"}
+    notes = calls.recall(legs)
+    assert (notes[0]["add"], notes[0]["drop"]) == (["u1"], ["u2"])
+    assert fields(notes) == {"call": "dialing"}, "of the other no channel was seen"
+    ended = calls.end_forgotten("a3", ["w1", "w2"])
+    assert (ended["id"], ended["drop"], ended["fields"][:4]) == ("a3", ["w1", "w2"], ["call", "ended", "cause", ""])
+    assert ended["ttl_ms"] == TTL_MS
+
+
 # -- what is seen of the call of an Originate whose fate was unknown
 
 
