@@ -277,8 +277,9 @@ async def test_nothing_is_written_twice_by_producers_that_repeat_after_flushall(
         assert on.twice() == []
         # a producer that repeats has what it did not see the end of as `unknown`, or done
         assert set(seen.values()) <= {"done", "unknown: record-lost"}
-        changes = [action_id for action_id in LOAD if not action_id.startswith("read")]
-        assert on.written(*changes) == [1] * len(changes)
+        # of what is unknown some may not have reached Asterisk: a fenced worker cuts its sessions off
+        done = [action_id for action_id, state in seen.items() if state == "done"]
+        assert min(on.written(*done)) == 1
         await on.done("after")
         await on.met(on.is_idle)
 
