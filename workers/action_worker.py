@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterable, Sequence
+from dataclasses import replace
 from enum import Enum
 from typing import Final, cast
 
@@ -216,6 +217,7 @@ class ActionWorker:
         if not may_go or turn is None:
             return
         if not may_go[0].reads_only:
+            may_go[0].begun_before = self._diary.written_at(may_go[0])
             await self._diary.note(may_go)
         await self._until_certain()
         now = self._clock.now()
@@ -236,7 +238,8 @@ class ActionWorker:
             if verdict == "sending":
                 job.sending_at, job.epoch = at, self._lease.epoch
             if verdict == "sending" and self._is_doubtful(job):
-                unsent.append((job, RECORD_DOUBTFUL))
+                job.begun_before = job.request.queued_at
+                unsent.append((job, await self._fate_of_lost(job, RECORD_DOUBTFUL, turn)))
             elif verdict == "sending" and turn is not None:
                 may_go.append(job)
             elif verdict == "begun" and turn is not None:
@@ -284,7 +287,7 @@ class ActionWorker:
         # No step between these looks and the write may wait: another entry with this ActionID may have come as far.
         try:
             if not self._diary.begin_write(job):
-                return RECORD_LOST
+                return await self._fate_of_lost(job, RECORD_LOST, turn)
             if not self._lease.is_valid:
                 raise LeaseLost("this worker was stopped right before a write")
         except JournalFull:  # this file system wants room even for one byte of what is there
@@ -355,6 +358,18 @@ class ActionWorker:
             await self._conclude([(job.request, outcome, job)])
         else:
             await self.handle([job])
+
+    async def _fate_of_lost(self, job: Job, otherwise: Outcome, turn: Turn | None) -> Outcome:
+        """What Redis has forgotten and may have been sent: of a call the truth is looked for."""
+        # Where an earlier entry of this ActionID still waits for the outcome, that will revise this one.
+        if job.channel_id is None or self._calls.is_followed(job.request.action_id):
+            return otherwise
+        if turn is not None:
+            self._schedule.release(turn)
+        found = await self._originates.find_out(job, otherwise)
+        if found is otherwise and not self._calls.is_followed(job.request.action_id):
+            return replace(found, has_no_call=True)
+        return found
 
     async def _fate_of_begun(self, job: Job) -> "Outcome | Next":
         """What only reads is done again, and so is what the journal proves never to have been written; of a call the

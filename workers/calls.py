@@ -41,6 +41,9 @@ class Call:
     """What was first seen of how the Originate ended."""
     is_doubtful: bool = False
     """The Originate was settled as `unknown`: what is seen of its call now is the truth about it."""
+    is_unwatched: bool = False
+    """Nobody saw its events for a while in which it may have been answered: that it ends does not say that it was
+    not."""
 
     @property
     def lacks_outcome(self) -> bool:
@@ -145,6 +148,7 @@ class Calls:
                 continue
             call.state = seen if seen == "up" else "dialing"
             call.truth = answered_outcome() if seen == "up" else None
+            call.is_unwatched = call.state == "dialing"
             call.legs.add(uniqueid)
             call.members.add(uniqueid)
             self._legs[uniqueid] = call
@@ -155,6 +159,33 @@ class Calls:
         for call in self._calls.values():
             if call.is_doubtful and call.truth is not None:
                 self._tell_truth(call, call.truth)
+
+    def unknown_of(self, legs: Mapping[str, str]) -> set[str]:
+        """The ActionIDs of the legs (Uniqueid -> ActionID) whose calls are not followed: they have ended, or are yet to
+        be placed."""
+        return set(legs.values()) - self._calls.keys()
+
+    def recall(self, legs: Mapping[str, str]) -> list[Note]:
+        """Redis has gone back in time, and takes these legs for alive: what it is to be told of the calls followed."""
+        return [
+            _note(
+                call,
+                add=call.legs,
+                drop=[uniqueid for uniqueid in call.members - call.legs if legs.get(uniqueid) == call.action_id],
+                fields=["call", call.state],
+            )
+            for call in self._calls.values()
+            if call.state
+        ]
+
+    def end_forgotten(self, action_id: str, legs: Iterable[str]) -> Note:
+        """A call that is over, and whose end Redis has forgotten: it takes these legs for alive."""
+        return self._end(Call(action_id, ""), legs)
+
+    def look_away(self) -> None:
+        """From now on no events come; `see` ends it."""
+        for call in self._calls.values():
+            call.is_unwatched = call.is_unwatched or call.state == "dialing"
 
     def see(self, channels: Mapping[str, Channel]) -> list[Note]:
         """Compare with the channels that are alive (by Uniqueid): what was missed of the bus's own calls."""
@@ -169,7 +200,10 @@ class Calls:
                 notes.append(_note(call, drop=[channel_id]))
         for call in [*self._calls.values()]:
             channel = channels.get(call.channel_id)
-            if call.state == "dialing" and channel is not None and channel.state == UP:
+            if call.state != "dialing" or channel is None:
+                continue
+            call.is_unwatched = False
+            if channel.state == UP:
                 notes.append(self._answer(call))
                 if call.response is not None and not call.response.done():
                     call.response.set_result(answered_outcome())
@@ -187,6 +221,11 @@ class Calls:
         """Whether the OriginateResponse is here: it will be delivered, however long Redis takes."""
         call = self._calls.get(action_id)
         return call is not None and call.has_outcome
+
+    def is_followed(self, action_id: str) -> bool:
+        """Whether a channel of its call was seen, or its outcome is waited for."""
+        call = self._calls.get(action_id)
+        return call is not None and (bool(call.state) or call.lacks_outcome)
 
     def lose(self, channel_ids: Collection[str], error: Exception) -> None:
         """The outcome of these calls cannot be seen any more: whoever waits for one gets the error."""
@@ -307,13 +346,18 @@ class Calls:
             call.cause = cause
         if call.legs:
             return _note(call, drop=[uniqueid])
-        if call.state == "dialing" and cause:
+        if call.is_unwatched and call.state == "dialing":
+            call.cause = ""  # as of an end that nobody saw: what came before it nobody did
+        elif call.state == "dialing" and cause:
             self._learn(call, ended_outcome(call.cause))
         call.state = "ended"
         if call.is_over:
             self._forget_over(call)
+        return self._end(call, [uniqueid])
+
+    def _end(self, call: Call, legs: Iterable[str]) -> Note:
         fields = ["call", "ended", "cause", call.cause, "ended_at", f"{self._now():.6f}"]
-        return _note(call, drop=[uniqueid], fields=fields, ttl_ms=self._ttl_ms)
+        return _note(call, drop=legs, fields=fields, ttl_ms=self._ttl_ms)
 
     def _forget_over(self, call: Call) -> None:
         if call.response is None or not call.response.cancelled():
@@ -326,11 +370,14 @@ class Calls:
         asyncio.get_running_loop().call_later(UNSEEN_S, self._forget_unseen, call)
 
     def _forget_unseen(self, call: Call, even_doubtful: bool = False) -> None:
-        if call.state or self._calls.get(call.action_id) is not call or (call.is_doubtful and not even_doubtful):
+        if call.state or self._calls.get(call.action_id) is not call:
             return
-        if call.response is None or call.response.done():
-            self._forget(call)
+        if call.response is not None and not call.response.done():
+            return
+        if not even_doubtful:  # then its ChannelId may be another's by now
             self._on_note(_note(call, drop=[call.channel_id]))
+        if even_doubtful or not call.is_doubtful:
+            self._forget(call)
 
     def _forget(self, call: Call) -> None:
         if self._calls.get(call.action_id) is call:

@@ -40,6 +40,11 @@ class Diary:
         """
         await self._notes.add_all([(job.request.action_id, job.request.lane, job.request.entry) for job in jobs])
 
+    def written_at(self, job: Job) -> float | None:
+        """When this was noted that may have been written already, whatever Redis says; None: it was not."""
+        noted = self._journal.known(job.request.action_id)
+        return noted.at if noted is not None and noted.written else None
+
     def begin_write(self, job: Job) -> bool:
         """The last word before the write. False: it may have been written already, by whomever; it must not be again.
 

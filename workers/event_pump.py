@@ -25,6 +25,9 @@ from workers.spool import CHUNK_BYTES, Spool, SpoolLost
 
 MEBIBYTE: Final = 1024 * 1024
 
+FLUSH_LOOK_S: Final = 0.05
+"""How often it is looked whether what is waited for is out."""
+
 # Without the bin type, which Redis' cmsgpack does not read.
 _packer = msgpack.Packer(use_bin_type=False)
 
@@ -180,6 +183,12 @@ class EventPump:
                 continue
             await until_done("events", lambda: self._send(batch))  # noqa: B023 - awaited before the next turn
             self._sent(len(batch))
+
+    async def flush(self) -> None:
+        """Wait until all that is here now is out."""
+        seq = self._seq
+        while self._last_out < min(seq, self._seq):  # noqa: ASYNC110 - nothing tells of each that is out
+            await asyncio.sleep(FLUSH_LOOK_S)
 
     @property
     def progress_at(self) -> float:

@@ -50,6 +50,8 @@ class Job:
     """Redis' time of its mark; None: it is not marked."""
     epoch: int | None = None
     """The epoch of its mark: this worker's, or a lost one's."""
+    begun_before: float | None = None
+    """Redis forgot it, and it may have been sent since this (unix seconds by Redis' clock)."""
     again: bool = False
     """A worker that was lost had begun it, and it may be repeated."""
     written: bool = False

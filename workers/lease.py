@@ -54,6 +54,8 @@ class Lease:
         """Ours; while standing by, the highest that has been seen."""
         self.epoch_before = 0
         """The epoch before ours; 0: none."""
+        self.epoch_remembered = 0
+        """The one that Redis took for that: a lower one, if it has gone back in time. 0: it knew of none."""
         self.has_gone_back = False
         """Redis did not remember the epoch before ours."""
         self.redis_before = ""
@@ -71,8 +73,9 @@ class Lease:
             asked_at = time.monotonic()
             epoch, *answer = await until_done("the lease", lambda: self._try(dead_beat))  # noqa: B023
             if epoch:
-                self.has_gone_back = int(answer[1]) < self.epoch
-                self.epoch_before, self.redis_before = max(self.epoch, int(answer[1])), answer[2].decode()
+                self.epoch_remembered = int(answer[1])
+                self.has_gone_back = self.epoch_remembered < self.epoch
+                self.epoch_before, self.redis_before = max(self.epoch, self.epoch_remembered), answer[2].decode()
                 self.epoch = epoch
                 self._valid_until = asked_at + self._life_s * (1 - MARGIN)
                 self.started_at = self._clock.now()
@@ -94,6 +97,13 @@ class Lease:
             dead_beat = answer[1] if still else b""
             notify("WATCHDOG=1")  # standing by is what it is there for
             await asyncio.sleep(self._life_s / 10)
+
+    async def overtake(self, epoch: int) -> None:
+        """Take the lease, which is ours, anew, one above this epoch, which Redis has forgotten."""
+        remembered = min(self.epoch_remembered, epoch)
+        self.epoch = max(self.epoch, epoch)
+        await self.acquire()
+        self.epoch_remembered, self.epoch_before, self.has_gone_back = remembered, epoch, True
 
     async def renew(self, heartbeat: dict[str, Any]) -> None:
         """Renew the lease and write the heartbeat. Raises `LeaseLost`.

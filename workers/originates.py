@@ -127,7 +127,7 @@ class Originates:
             alive = await self._channels.alive()
         except (ConnectionLost, AnswerTimeout):
             return True
-        if alive is None:
+        if alive is None or not self._sessions.is_ready:  # that was before the events were lost
             return True
         for note in self._calls.see(alive):
             self._on_note(note)
@@ -141,7 +141,7 @@ class Originates:
             return answered_outcome()
         if call == b"ended" and cause:  # without a cause nobody saw its end
             return ended_outcome(cause.decode())
-        since = job.sending_at or job.request.queued_at
+        since = job.begun_before or job.sending_at or job.request.queued_at
         event = await until_done("events", lambda: self._search.originate_response(job.request.action_id, since))
         return None if event is None else originate_outcome(event)
 

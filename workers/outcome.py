@@ -43,6 +43,8 @@ class Outcome:
     channel: str | None = None
     uniqueid: str | None = None
     reason: str | None = None
+    has_no_call: bool = False
+    """Of an Originate of which nobody knows more: no call of it is alive, so its ChannelId is free."""
 
 
 def outcome_of(exchange: Exchange) -> Outcome:

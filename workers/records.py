@@ -72,7 +72,8 @@ class Records:
         reads_only = job is not None and job.reads_only
         # Of a call that failed the ChannelId is free again; of one of which nobody knows it is not, and one that was
         # never begun did not have it.
-        call_failed = sending_at is not None and outcome.code is not None and outcome.state is not State.UNKNOWN
+        has_failed = sending_at is not None and outcome.code is not None and outcome.state is not State.UNKNOWN
+        call_failed = job is not None and (has_failed or outcome.has_no_call)
         settled_at = f"{at:.6f}"
         return {
             "id": request.action_id,

@@ -17,6 +17,7 @@ import structlog
 from redis.asyncio import Redis
 
 from broker.ami import Exchange
+from broker.codec import FINAL_STATES
 from broker.entry import entry_time
 from broker.keys import LANES, servers_key
 from workers.action_worker import ActionWorker
@@ -136,8 +137,7 @@ async def _open_journal(settings: Settings, clock: ServerClock, lease: Lease) ->
     try:
         if journal.last_epoch >= lease.epoch:
             log.error("redis has gone back in time", epoch=lease.epoch, epoch_of_the_journal=journal.last_epoch)
-            lease.epoch = journal.last_epoch
-            await lease.acquire()  # one above
+            await lease.overtake(journal.last_epoch)
         await asyncio.to_thread(journal.seal, lease.epoch)
     except JournalFull as error:
         journal.close()
@@ -157,7 +157,9 @@ async def _doubtful_before(lease: Lease, journal: Journal, now: float) -> float:
     since: it forgot an epoch, or has restarted, or another server has taken its place.
     """
     known_by = await until_done("what Redis is", lease.identify_redis)
-    if not lease.epoch_before or journal.covers(lease.epoch_before):
+    # What Redis has forgotten, it may have forgotten of each epoch since the one that it remembers.
+    forgotten = range(lease.epoch_remembered or lease.epoch_before, lease.epoch_before + 1)
+    if not lease.epoch_before or all(journal.covers(epoch) for epoch in forgotten):
         return 0.0
     if lease.redis_before in ("", known_by) and not lease.has_gone_back:
         return 0.0
@@ -263,8 +265,8 @@ class Tenure:
         self._news = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
         self._resuming: asyncio.Task[None] | None = None
-        self._revisions: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self._beside: set[asyncio.Task[None]] = set()
 
     async def run(self, stopping: asyncio.Event, *, until_drained: bool = False) -> None:
         """Serve until the stop, then drain and release. Raises `LeaseLost` or `SettingsError` in a group."""
@@ -288,7 +290,7 @@ class Tenure:
                 self._stopping = True
                 tasks.pop().cancel()
                 await self._shut_down()
-                for task in tasks:
+                for task in (*tasks, *self._beside):
                     task.cancel()
         except* LeaseLost:
             raise
@@ -307,15 +309,34 @@ class Tenure:
 
     async def _load_calls(self) -> None:
         """Take over the calls that are alive, and those that were about to be placed."""
+        self._calls.load(*await until_done("the calls alive", self._read_calls))
+
+    async def _read_calls(self) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+        """The legs that Redis takes for alive (Uniqueid -> ActionID), and of each action what its record says of its
+        call, and its state."""
         keys = self._settings.keys
-        raw: dict[bytes, bytes] = await until_done("the calls alive", lambda: self._redis.hgetall(keys.legs))
+        raw: Any = await self._redis.hgetall(keys.legs)
         legs = {uniqueid.decode(): action_id.decode() for uniqueid, action_id in raw.items()}
         names, records = ("state", "call", "uniqueid"), {}
         for action_id in dict.fromkeys(legs.values()):
             values = await record_fields(self._redis, keys, action_id, names)
             if any(values):
                 records[action_id] = {name: value.decode() for name, value in zip(names, values, strict=True) if value}
-        self._calls.load(legs, records)
+        return legs, records
+
+    async def _tell_calls_again(self) -> None:
+        """Redis may have gone back in time: tell it what it has forgotten of our calls."""
+        legs, _ = await until_done("the calls alive", self._read_calls)
+        ended = self._calls.unknown_of(legs)
+        await self._pump.flush()  # the end of some may have waited for Redis
+        legs, records = await until_done("the calls alive", self._read_calls)
+        for note in self._calls.recall(legs):
+            self._pump.note(note)
+        for action_id in ended.intersection(legs.values()):
+            record = records.get(action_id, {})
+            if record.get("call") and record.get("state") in FINAL_STATES:  # otherwise somebody is about to find out
+                note = self._calls.end_forgotten(action_id, [leg for leg, of in legs.items() if of == action_id])
+                self._pump.announce("BusCallEnded", [action_id], [note], action_id=action_id, reason="redis forgot it")
 
     async def _wait_for_end(self, stopping: asyncio.Event, until_drained: bool) -> None:
         if not until_drained:
@@ -343,10 +364,16 @@ class Tenure:
 
     def _on_truth(self, action_id: str, outcome: Outcome) -> None:
         """What became of an action that was settled as `unknown`."""
-        if self._group is not None:
-            task = self._group.create_task(self._revise(action_id, outcome), name=f"revise {action_id}")
-            self._revisions.add(task)
-            task.add_done_callback(self._revisions.discard)
+        self._spawn(self._revise(action_id, outcome), f"revise {action_id}")
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Have this done beside all else; a stop does not wait for it: Redis may be away."""
+        if self._group is None:
+            work.close()
+            return
+        task = self._group.create_task(work, name=name)
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
 
     def _note(self, note: Note) -> None:
         self._pump.note(note)
@@ -363,9 +390,9 @@ class Tenure:
                 await self._pump.drained.wait()
         except TimeoutError:
             log.warning("the last events were not published: the next start says so by BusGap", lost=self._pump.queued)
-        if self._revisions:
-            await asyncio.wait(self._revisions, timeout=self._settings.drain_s)
-        for task in self._revisions:
+        if self._beside:
+            await asyncio.wait(self._beside, timeout=self._settings.drain_s)
+        for task in self._beside:
             task.cancel()  # Redis is away, and would hold up the end
 
     async def _recover_and_work(self) -> None:
@@ -430,6 +457,7 @@ class Tenure:
             return
         # Without its events the outcome of a call could not be known: nothing is sent.
         self._schedule.close()
+        self._calls.look_away()
         if self._state == "connected":
             self._set_state("asterisk-away")
         if not self._away_since:
@@ -466,6 +494,7 @@ class Tenure:
         known_by = await self._lease.identify_redis()
         if self._redis_known_by not in ("", known_by):
             log.warning("redis has restarted, or another server has taken its place", replication_id=known_by)
+            self._spawn(self._tell_calls_again(), "tell calls again")
         self._redis_known_by = known_by
 
     async def _look_for_missed(self) -> None:

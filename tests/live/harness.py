@@ -56,6 +56,11 @@ class Worker:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def running(self) -> bool:
+        """Whether the process is there."""
+        return self._process is not None and self._process.poll() is None
+
     def start(self) -> None:
         """Start the process and return at once."""
         with (self._directory / "log").open("ab") as log:
@@ -82,7 +87,7 @@ class Worker:
         """End the process, if it still runs, and remove its log. AssertionError if it does not end, or not well, when
         asked to."""
         output, code = "", 0
-        if self._process is not None and self._process.poll() is None:
+        if self._process is not None and self.running:
             self._process.send_signal(signal.SIGTERM)
             try:
                 code = await self.exit_code()

@@ -1,6 +1,7 @@
 """An independent look at Asterisk: an AMI session of the test's own, parsed without the project's AMI code."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -15,6 +16,7 @@ class Observer:
 
     def __init__(self, session: Session) -> None:
         self.session = session
+        self.reading: asyncio.Task[None] | None = None
 
     @property
     def events(self) -> list[HeaderMap]:
@@ -41,6 +43,14 @@ class Observer:
                 await self.session.wait_for(b"Event: ", start=len(self.session.received))
         return found[0]
 
+    async def end(self) -> list[HeaderMap]:
+        """Stop reading by itself; all that Asterisk has sent until now."""
+        if self.reading is not None:
+            self.reading.cancel()
+            await asyncio.gather(self.reading, return_exceptions=True)
+        await self.session.action("Ping")
+        return self.events
+
     async def originate(self, channel_id: str, *headers: str) -> None:
         """Place a call that the bus knows nothing of."""
         answer = await self.session.action("Originate", "Async: true", f"ChannelId: {channel_id}", *headers)
@@ -52,6 +62,24 @@ async def observing(asterisk: LabAsterisk, user: str = "observer") -> AsyncItera
     """Sees everything; as user `amibus-events`, exactly what the worker sees."""
     async with logged_in(asterisk, user, events="on") as session:
         yield Observer(session)
+
+
+@asynccontextmanager
+async def recording(asterisk: LabAsterisk) -> AsyncIterator[Observer]:
+    """The same, and it reads on by itself: nothing may be asked of its session before `Observer.end`."""
+    async with observing(asterisk) as observer:
+        observer.reading = asyncio.create_task(_read_on(observer.session))
+        try:
+            yield observer
+        finally:
+            observer.reading.cancel()
+            await asyncio.gather(observer.reading, return_exceptions=True)
+
+
+async def _read_on(session: Session) -> None:
+    while True:
+        with contextlib.suppress(TimeoutError):
+            await session.wait_for(b"Event: ", start=len(session.received))
 
 
 def _headers(block: bytes) -> HeaderMap:

@@ -87,12 +87,13 @@ class Producer:
         """The line of an entry in the audit trail, or nothing."""
         return await self._line("results", entry)
 
+    async def lines(self, stream: str = "results") -> list[dict[str, str]]:
+        """The whole audit trail, or another stream of plain fields."""
+        entries = await self._command("XRANGE", self.root + stream, "-", "+")
+        return [{name.decode(): value.decode() for name, value in fields.items()} for _, fields in entries]
+
     async def _line(self, stream: str, entry: str) -> dict[str, str]:
-        found = [
-            {name.decode(): value.decode() for name, value in fields.items()}
-            for _, fields in await self._command("XRANGE", self.root + stream, "-", "+")
-            if fields[b"entry"] == entry.encode()
-        ]
+        found = [line for line in await self.lines(stream) if line["entry"] == entry]
         assert len(found) <= 1, f"{entry} is {len(found)} times in {stream}"
         return found[0] if found else {}
 

@@ -3,6 +3,7 @@ AMI."""
 
 import socket
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -18,6 +19,9 @@ class Tap:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._written: list[bytearray] = []
         self._sockets: list[socket.socket] = []
+        self._cut_after: tuple[bytes, bool] | None = None
+        self.has_cut = False
+        """What `cut_after` asked for has happened."""
         self._accepting = threading.Thread(target=self._accept, daemon=True)
 
     def __enter__(self) -> Self:
@@ -50,6 +54,21 @@ class Tap:
         blocks = self.written.split(b"\r\n\r\n")
         return [block for block in blocks if f"ActionID: {action_id}".encode() in block.split(b"\r\n")]
 
+    def cut_after(self, text: str, *, all_sessions: bool = False) -> None:
+        """Once: as soon as this was written to Asterisk, cut the session that wrote it (or all), before an answer."""
+        self._cut_after = text.encode(), all_sessions
+
+    def _is_to_be_cut(self, data: bytes, worker: socket.socket, asterisk: socket.socket) -> bool:
+        """Called when data is about to be handed to Asterisk; then the worker hears no more."""
+        if self._cut_after is None or self._cut_after[0] not in data:
+            return False
+        all_sessions = self._cut_after[1]
+        self._cut_after, self.has_cut = None, True
+        for each in [*self._sockets] if all_sessions else [worker]:
+            if each is not asterisk:
+                _shut(each)
+        return True
+
     def _accept(self) -> None:
         relays = []
         while True:
@@ -66,7 +85,7 @@ class Tap:
             self._written.append(written)
             self._sockets += [worker, asterisk]
             for thread in (
-                threading.Thread(target=_relay, args=(worker, asterisk, written), daemon=True),
+                threading.Thread(target=_relay, args=(worker, asterisk, written, self._is_to_be_cut), daemon=True),
                 threading.Thread(target=_relay, args=(asterisk, worker, bytearray()), daemon=True),
             ):
                 thread.start()
@@ -77,15 +96,21 @@ class Tap:
             thread.join(10)
 
 
-def _relay(source: socket.socket, target: socket.socket, kept: bytearray) -> None:
+def _relay(
+    source: socket.socket,
+    target: socket.socket,
+    kept: bytearray,
+    is_to_be_cut: Callable[[bytes, socket.socket, socket.socket], bool] = lambda *_: False,
+) -> None:
     while True:
         try:
             data = source.recv(CHUNK_BYTES)
             kept += data
+            cut = is_to_be_cut(data, source, target)
             target.sendall(data)
         except OSError:
             break
-        if not data:
+        if not data or cut:
             break
     _shut(source)
     _shut(target)

@@ -1,51 +1,18 @@
 """Asterisk, or Redis, goes away and comes back while the worker runs."""
 
-import os
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 import pytest
 
-from tests.lab import LabAsterisk
 from tests.live.calls import answered, placed
-from tests.live.harness import Site, Worker, eventually
+from tests.live.frail import frail, named
+from tests.live.harness import Site, eventually
 from tests.live.observer import observing
 from tests.live.producer import Message, Producer, new_id
 from tests.live.tap import Tap
 from tests.servers import RedisServer
 
 CALL = ("Channel", "Local/102@default", "Application", "Wait", "Data", "1")
-
-
-@dataclass
-class Frail:
-    """A bus whose Asterisk is the test's own, to be stopped at will."""
-
-    asterisk: LabAsterisk
-    producer: Producer
-    worker: Worker
-    tap: Tap
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send Asterisk a signal."""
-        os.kill(self.asterisk.pid, number)
-
-
-@asynccontextmanager
-async def frail(site: Site, server: str) -> AsyncIterator[Frail]:
-    """An Asterisk and a worker of the test's own, a tap between them."""
-    async with (
-        LabAsterisk(site.asterisk.series) as asterisk,
-        Site(asterisk, site.redis).tapped(server) as (producer, worker, tap),
-    ):
-        yield Frail(asterisk, producer, worker, tap)
-
-
-def named(events: list[Message], name: str) -> list[Message]:
-    """The events of that name."""
-    return [event for event in events if event["name"] == name]
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])

@@ -227,6 +227,22 @@ async def test_calls_of_others_cost_nothing(calls: Calls) -> None:
     assert calls.alive() == set()
 
 
+async def test_what_redis_forgot_of_the_calls_is_told_again(calls: Calls) -> None:
+    for action_id, uniqueid in (("a1", "u1"), ("a2", "v1")):
+        calls.expect(action_id, uniqueid)
+    calls.attribute(newchannel("u1", "u1"))
+    calls.attribute(newchannel("u2", "u1"))
+    calls.attribute(hangup("u2"))
+    legs = {"u2": "a1", "v1": "a2", "w1": "a3", "w2": "a3"}
+    assert calls.unknown_of(legs) == {"a3"}
+    notes = calls.recall(legs)
+    assert (notes[0]["add"], notes[0]["drop"]) == (["u1"], ["u2"])
+    assert fields(notes) == {"call": "dialing"}, "of the other no channel was seen"
+    ended = calls.end_forgotten("a3", ["w1", "w2"])
+    assert (ended["id"], ended["drop"], ended["fields"][:4]) == ("a3", ["w1", "w2"], ["call", "ended", "cause", ""])
+    assert ended["ttl_ms"] == TTL_MS
+
+
 # -- what is seen of the call of an Originate whose fate was unknown
 
 
@@ -262,6 +278,26 @@ async def test_an_end_without_an_answer_is_the_truth(doubted: Calls, heard: Hear
 async def test_an_end_that_nobody_saw_is_no_truth(doubted: Calls, heard: Heard) -> None:
     doubted.end_unseen(["u1"])
     assert heard.truths == []
+
+
+@pytest.mark.parametrize("by", ["another worker", "a lost connection"])
+async def test_an_end_after_a_time_unwatched_is_no_truth(calls: Calls, heard: Heard, by: str) -> None:
+    if by == "another worker":
+        calls.load({"u1": "a1"}, {"a1": {"call": "dialing", "state": "unknown"}})
+    else:
+        calls.expect("a1", "u1")
+        calls.attribute(newchannel("u1", "u1"))
+        calls.doubt("a1", "u1")
+        calls.look_away()
+    assert fields(calls.attribute(hangup("u1", "17"))[1]) == {"call": "ended", "cause": "", "ended_at": "7.000000"}
+    assert heard.truths == [], "it may have been answered meanwhile"
+
+
+async def test_an_end_after_a_look_at_the_channels_is_the_truth(doubted: Calls, heard: Heard) -> None:
+    doubted.look_away()
+    assert doubted.see(alive("u1", "5")) == []
+    assert fields(doubted.attribute(hangup("u1", "17"))[1])["cause"] == "17"
+    assert [state for _, state, _ in heard.truths] == ["failed"]
 
 
 async def test_of_a_call_that_is_up_already_the_truth_is_told_at_once(calls: Calls, heard: Heard) -> None:
@@ -353,7 +389,9 @@ async def test_a_doubtful_call_that_was_never_seen_is_kept_longer_than_another(
     for action_id in ("a1", "a2"):
         calls.give_up(action_id, placed=True)
     await until(lambda: len(calls) == 1)
-    assert [(note["id"], note["drop"]) for note in heard.notes] == [("a2", ["u2"])], "its ChannelId is free again"
+    freed = [(note["id"], note["drop"]) for note in heard.notes]
+    assert freed == [("a1", ["u1"]), ("a2", ["u2"])], "their ChannelIds are free again"
+    assert calls.attribute(newchannel("u1", "u1"))[1][0]["add"] == ["u1"]
     calls.deliver(told())
     assert [action_id for action_id, *_ in heard.truths] == ["a1"]
 

@@ -313,6 +313,23 @@ async def test_what_another_host_may_have_sent_before_redis_went_back_in_time_is
     assert asterisk.write_counts()["a1"] == int(same)
 
 
+@pytest.mark.parametrize("same_host", [True, False])
+async def test_redis_that_forgot_the_epochs_of_another_host_is_doubted_although_this_one_served_last(
+    redis_url: str, asterisk: SimulatedAsterisk, same_host: bool
+) -> None:
+    epochs = [3, 4, 5, 6, 7] if same_host else [3, 7]
+    for epoch in epochs:
+        note("", noted=False, epoch=epoch)
+    async with Desk(redis_url) as desk:
+        await desk.redis.hset(desk.keys.holder, "redis", "that of the failed primary")
+        await desk.redis.set(desk.keys.epoch, "3")
+        await desk.add_fields(*SETVAR)
+    async with serving(redis_url, asterisk, "second") as desk:
+        assert (await desk.settled("a1")).get("error_code") == (None if same_host else "record-lost")
+        assert await desk.redis.get(desk.keys.epoch) == b"8"
+    assert asterisk.write_counts()["a1"] == int(same_host)
+
+
 async def test_what_vanished_in_mid_flight_is_told_of_under_its_own_name(
     redis_url: str, asterisk: SimulatedAsterisk
 ) -> None:

@@ -475,6 +475,22 @@ async def test_a_stop_while_redis_is_away_is_no_error(own_redis: RedisServer, as
 
 
 @pytest.mark.parametrize("own_redis", ["redis"], indirect=True)
+async def test_a_stop_waits_for_no_revision_while_redis_is_away(
+    own_redis: RedisServer, asterisk: SimulatedAsterisk
+) -> None:
+    asterisk.switch.ring_s = 1.5
+    settings = make_settings(own_redis.url, asterisk, name="one", drain_s=0.5)
+    async with WorkerProcess(settings) as worker, Desk(own_redis.url) as desk:
+        await worker.connected()
+        await desk.originate("a1", Bus_Timeout="0.3", Data="30")
+        await desk.reaches("a1", state="unknown", call="dialing")
+        own_redis.kill()
+        await eventually(lambda: {leg.state for leg in asterisk.switch.legs} == {6})
+        await worker.said("redis is away")
+        assert await worker.terminate() == 0
+
+
+@pytest.mark.parametrize("own_redis", ["redis"], indirect=True)
 async def test_a_stop_says_how_many_events_it_leaves_and_leaves_nothing_on_disk(
     own_redis: RedisServer, asterisk: SimulatedAsterisk, tmp_path: Path
 ) -> None:
