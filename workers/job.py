@@ -106,7 +106,8 @@ def _make_originate(job: Job, server: str) -> None:
     job.action = Action(job.request.action, pairs, job.request.action_id)
     job.cost = CALLS
     job.channel_id = channel_id
-    job.answer_timeout_s = DEFAULT_TIMEOUT_S
+    # Only that it is queued: Asterisk says so at once. The session is held up for no longer than the producer waits.
+    job.answer_timeout_s = min(job.answer_timeout_s, DEFAULT_TIMEOUT_S)
     job.outcome_timeout_s = job.request.timeout_s or rings_s + ORIGINATE_GRACE_S
 
 

@@ -6,7 +6,12 @@ from typing import Any, Final, cast
 
 import hiredis
 from redis.asyncio import Redis
-from redis.exceptions import NoPermissionError, ResponseError
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import (
+    ConnectionError,  # noqa: A004
+    NoPermissionError,
+    ResponseError,
+)
 
 from broker.keys import Keys
 from broker.redis_pool import make_pool
@@ -15,9 +20,18 @@ REDIS_TIMEOUT_S: Final = 5.0
 """Silence of Redis is noticed after this; longer than the doorbell's wait."""
 
 
-class _PackedByHiredis:
+class _Adapted(AbstractConnection):
     """Packs commands in C, as redis-py's blocking client does; its asyncio client (8.1) packs them in Python, argument
-    by argument."""
+    by argument. And loses its connection in the same words on every event loop."""
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        try:
+            await super().send_packed_command(command, check_health)
+        except RuntimeError as error:
+            # What uvloop says of a socket that was reset in the meantime, where asyncio's loop lets the next read fail.
+            if "handler is closed" not in str(error):
+                raise
+            raise ConnectionError(f"the connection was lost before the write: {error}") from error
 
     def pack_command(self, *args: Any) -> list[bytes]:
         name, *rest = args
@@ -66,9 +80,10 @@ def connect(url: str, keys: Keys | None = None) -> "Redis":
     With `keys` it finds out which of them is of a wrong type, where Redis says that one is. Raises `SettingsError` for
     a URL that cannot be read.
     """
+    keepalive = {} if url.startswith("unix:") else {"socket_keepalive": True}
     pool = make_pool(
-        url, _PackedByHiredis, socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S,
-        socket_keepalive=True, client_name="amibus-worker",
+        url, _Adapted, socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S,
+        client_name="amibus-worker", **keepalive,
     )  # fmt: skip
     client = cast(_Client, _Client.from_pool(pool))
     client.bus_keys = keys

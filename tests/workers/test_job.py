@@ -95,13 +95,14 @@ def test_a_channel_id_that_cannot_be_followed_is_refused() -> None:
         (("Timeout", "", "Timeout", "90000"), 40),
         (("Timeout", "0"), 10),
         (("Timeout", "5000", "Bus-Timeout", "3"), 3),
+        (("Bus-Timeout", "100"), 100),
         (("Timeout", "999999999"), 1000009.999),
     ],
 )
 def test_an_originate_is_waited_for_as_long_as_it_may_ring(fields: tuple[str, ...], outcome_s: float) -> None:
     made = job("Originate", "Channel", "x", *fields)
     assert made.outcome_timeout_s == pytest.approx(outcome_s)
-    assert made.answer_timeout_s == 30
+    assert made.answer_timeout_s == (min(30, outcome_s) if "Bus-Timeout" in fields else 30)
 
 
 @pytest.mark.parametrize("timeout", ["-1", "x", "1.5", "9" * 10, "9" * 400, "1e3", "\u0663", "5000x", b"\xff"])

@@ -1,0 +1,92 @@
+"""`python -m tests.faults`: a campaign of random faults. Ends 1 if a promise was broken, with the seed to replay it."""
+
+import argparse
+import asyncio
+import json
+import random
+import signal
+import sys
+from collections.abc import Sequence
+
+from tests.faults.campaign import Campaign, Options, Tally
+from tests.faults.kill_points import Orders
+from tests.faults.mishaps import MISHAPS
+from tests.faults.variants import VARIANTS
+from tests.servers import KINDS, binary
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run it; the exit code."""
+    given = _parser().parse_args(arguments)
+    options = _options(given)
+    missing = [kind for kind in options.kinds if binary(kind) is None]
+    if missing:
+        print(f"no {' and no '.join(missing)} server: see tests/servers.py, or choose by --redis", file=sys.stderr)
+        return 2
+    campaign = Campaign(options)
+    try:
+        asyncio.run(_until_told(campaign))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        print("interrupted: what follows is what was done until then", file=sys.stderr)
+    tally = campaign.tally
+    if given.json:
+        print(json.dumps({"seed": options.seed, **tally.as_dict()}, indent=2))
+    else:
+        show(options, tally)
+    return 1 if tally.failures else 0
+
+
+async def _until_told(campaign: Campaign) -> None:
+    """Run it; a SIGTERM ends it as Ctrl-C does, and nothing is left behind."""
+    running = asyncio.create_task(campaign.run())
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
+    await running
+
+
+def show(options: Options, tally: Tally) -> None:
+    """The report for people."""
+    print(f"seed {options.seed}: {tally.rounds} rounds, {tally.actions} actions, {tally.writes} writes,")
+    print(f"  {tally.lives} lives of workers, {tally.kills} killed, {tally.retries} retries")
+    ended = sum(tally.points.values())
+    print(f"  kill points: {len(tally.seen)} seen, {len(tally.points)} of them used, {ended} times")
+    for title, counts in (("faults", tally.mishaps), ("states", tally.states), ("unknown", tally.unknown)):
+        print(f"  {title}: {', '.join(f'{name} {count}' for name, count in counts.most_common()) or 'none'}")
+    for failure in tally.failures:
+        print(f"BROKEN: python -m tests.faults --redis {failure.kind} --replay {failure.seed}")
+        print(f"  after {', '.join(failure.mishaps)}; logs, history and stories are in {failure.directory}")
+        for violation in failure.violations[:10]:
+            print(f"  {violation}")
+    print("verdict: " + ("broken" if tally.failures else "every promise was kept"))
+
+
+def _options(given: argparse.Namespace) -> Options:
+    only = [name for name in (given.only or "").split(",") if name]
+    for name in only:
+        if name not in MISHAPS:
+            sys.exit(f"--only: {name} is none of {', '.join(MISHAPS)}")
+    return Options(
+        seed=random.SystemRandom().getrandbits(32) if given.seed is None else given.seed,
+        kinds=KINDS if given.redis == "both" else (given.redis,),
+        minutes=given.minutes, actions=given.actions, rounds=given.rounds, only=only, worlds=given.worlds,
+        kill=Orders.parse(given.kill) if given.kill else None, replay=given.replay, variant=given.variant,
+    )  # fmt: skip
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("--seed", type=int, help="of the campaign (default: a random one, which is printed)")
+    parser.add_argument("--minutes", type=float, default=1.0, help="how long (default 1)")
+    parser.add_argument("--actions", type=int, default=0, help="stop after so many actions")
+    parser.add_argument("--rounds", type=int, default=0, help="stop after so many rounds")
+    parser.add_argument("--redis", choices=(*KINDS, "both"), default="both", help="kind of server")
+    parser.add_argument("--only", metavar="FAULT,...", help=f"of {', '.join(MISHAPS)}")
+    parser.add_argument("--worlds", type=int, default=2, help="how many at once (default 2)")
+    parser.add_argument("--kill", metavar="POINT:N", help="end the first worker of each round there")
+    parser.add_argument("--replay", type=int, metavar="SEED", help="run one round again")
+    parser.add_argument("--variant", choices=tuple(VARIANTS), default="", help="a deliberately broken worker")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

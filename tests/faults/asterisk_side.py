@@ -1,0 +1,64 @@
+"""The simulated Asterisk as a process of its own, which survives the workers and notes all that reached it in a file.
+
+Commands and answers are JSON lines; the standard input's end ends it.
+"""
+
+import asyncio
+import json
+import os
+import sys
+import time
+from typing import Any
+
+from tests.bench.side import Message, obey, say
+from tests.workers.worker_process import USERS
+from workers.simulated import SimulatedAsterisk, Written
+
+
+class Journal(list[Written]):
+    """The ledger, each line also in a file as soon as it is known."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def append(self, written: Written) -> None:
+        """Note one action. It is not kept in memory: a campaign is long."""
+        noted = {
+            "action_id": written.action_id,
+            "action": written.action,
+            "at": time.time(),
+            "session": written.session,
+        }
+        os.write(self._file, json.dumps(noted).encode() + b"\n")
+
+
+async def main() -> None:
+    """Serve until the standard input ends."""
+    async with SimulatedAsterisk(users=USERS, ring_s=0.01, talk_s=0.02, seed=int(sys.argv[2])) as asterisk:
+        asterisk.written = Journal(sys.argv[1])
+        say(port=asterisk.port)
+        await obey(_commands(asterisk))
+
+
+def _commands(asterisk: SimulatedAsterisk) -> dict[str, Any]:
+    async def fault(name: str, **arguments: Any) -> Message:
+        """One of the fault script's methods."""
+        getattr(asterisk.faults, name)(**arguments)
+        return {}
+
+    async def drop(which: str) -> Message:
+        return {"dropped": await asterisk.drop_connections(which)}
+
+    async def restart(down_s: float) -> Message:
+        await asterisk.restart(down_s)
+        return {}
+
+    async def calls() -> Message:
+        return {"calls": len(asterisk.calls)}
+
+    return {"fault": fault, "drop": drop, "restart": restart, "calls": calls}
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

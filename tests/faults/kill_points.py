@@ -1,0 +1,155 @@
+"""Kill points: every place where the worker waits, named `file:function:line`, and the order to end at one of them.
+
+The production code knows nothing of it. A task factory wraps each coroutine; whenever it suspends, the innermost frame
+that lies in `workers/` is where it waits. The moment is part of a point's name: `@suspended` just after it began to
+wait, `@woken` when what it waited for is there and the code has not gone on. A few plain functions between awaits are
+points as well: `@called` and `@returned`.
+"""
+
+import asyncio
+import importlib
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable, Coroutine, Generator
+from dataclasses import dataclass
+from functools import cache, wraps
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any, Final
+
+import workers
+
+ROOT: Final = f"{Path(workers.__path__[0]).resolve()}/"
+NOT_BY_ITSELF: Final = ("redis_client.py", "simulated/")
+"""All commands to Redis wait there: who gave the command says more."""
+
+FUNCTIONS: Final = ("connection:Connection._flush", "connection:Connection.data_received")
+"""What happens in callbacks, between the awaits: the write itself, and the answer's arrival."""
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What befalls one life of a worker. Empty: nothing."""
+
+    point: str = ""
+    visit: int = 1
+    how: str = "kill"
+    """`kill` (SIGKILL) or `stop` (SIGSTOP)."""
+    variant: str = ""
+    """A deliberately broken worker, see `variants`."""
+    loop: str = "uvloop"
+    notes: str = ""
+    """The file to which each point is noted at its first visit, and the end at one."""
+
+    @classmethod
+    def parse(cls, text: str) -> "Orders":
+        """`POINT:N`, as `--kill` takes it."""
+        point, _, visit = text.rpartition(":")
+        return cls(point, int(visit))
+
+
+class Points:
+    """Counts the visits, and carries out the orders."""
+
+    def __init__(self, orders: Orders) -> None:
+        self.visits: Counter[str] = Counter()
+        self._orders = orders
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        self._notes = os.open(orders.notes, flags, 0o600) if orders.notes else -1
+
+    def visit(self, point: str) -> None:
+        """Be at a point."""
+        self.visits[point] = count = self.visits[point] + 1
+        if count == 1:
+            self._note("seen", point)
+        if point == self._orders.point and count == self._orders.visit:
+            self._note("ended", point)
+            os.kill(os.getpid(), signal.SIGSTOP if self._orders.how == "stop" else signal.SIGKILL)
+
+    def install(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Watch all tasks that this loop will make."""
+        loop.set_task_factory(self._make_task)
+
+    def wrap_functions(self) -> None:
+        """Make points of the plain functions, too. Raises `AttributeError` for one that is no more."""
+        for name in FUNCTIONS:
+            module, _, path = name.partition(":")
+            owner, _, function = path.partition(".")
+            self._wrap(
+                getattr(importlib.import_module(f"workers.{module}"), owner), function, f"{module}.py:{function}"
+            )
+
+    def _make_task(self, loop: asyncio.AbstractEventLoop, coroutine: Any, **more: Any) -> "asyncio.Task[Any]":
+        return asyncio.Task(Watched(coroutine, self.visit), loop=loop, **more)
+
+    def _wrap(self, owner: type, function: str, name: str) -> None:
+        original = getattr(owner, function)
+
+        @wraps(original)
+        def watched(*args: Any) -> Any:
+            self.visit(f"{name}@called")
+            answer = original(*args)
+            self.visit(f"{name}@returned")
+            return answer
+
+        setattr(owner, function, watched)
+
+    def _note(self, what: str, point: str) -> None:
+        if self._notes >= 0:
+            os.write(self._notes, f"{what} {point}\n".encode())
+
+
+class Watched(Coroutine[Any, Any, Any]):
+    """A coroutine that tells where it waits."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], visit: Callable[[str], None]) -> None:
+        self._coroutine = coroutine
+        self._visit = visit
+        self._at = ""
+
+    def send(self, value: Any) -> Any:
+        """Go on."""
+        self._wake()
+        return self._suspend(self._coroutine.send(value))
+
+    def throw(self, *error: Any) -> Any:
+        """Go on with an error."""
+        self._wake()
+        return self._suspend(self._coroutine.throw(*error))
+
+    def close(self) -> None:
+        """Give up."""
+        self._coroutine.close()
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._coroutine.__await__()
+
+    def _wake(self) -> None:
+        if self._at:
+            self._visit(f"{self._at}@woken")
+
+    def _suspend(self, yielded: Any) -> Any:
+        self._at = where(self._coroutine)
+        if self._at:
+            self._visit(f"{self._at}@suspended")
+        return yielded
+
+
+def where(coroutine: Any) -> str:
+    """The point at which a suspended coroutine waits: empty if none of its frames is the worker's."""
+    point = ""
+    while coroutine is not None:
+        frame: FrameType | None = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
+        if frame is not None:
+            point = _name(frame.f_code, frame.f_lineno) or point
+        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
+    return point
+
+
+@cache
+def _name(code: CodeType, line: int) -> str:
+    path = code.co_filename
+    if not path.startswith(ROOT) or path.removeprefix(ROOT).startswith(NOT_BY_ITSELF):
+        return ""
+    return f"{path.removeprefix(ROOT)}:{code.co_name}:{line}"

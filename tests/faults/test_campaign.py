@@ -1,0 +1,50 @@
+"""A short campaign from a fixed seed, so that every run of the tests kills some workers; the long ones are run by hand
+or by night: `python -m tests.faults --minutes 30`."""
+
+import json
+import shutil
+
+import pytest
+
+from tests.faults.__main__ import main
+from tests.faults.campaign import Campaign, Options
+from tests.faults.mishaps import MISHAPS, usual
+from tests.servers import KINDS, need
+
+SHORT_MINUTES = 0.25
+
+
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_short_campaign_keeps_every_promise(kind: str) -> None:
+    need(kind)
+    tally = await Campaign(Options(seed=20, kinds=(kind,), minutes=SHORT_MINUTES, worlds=2)).run()
+    assert [str(violation) for failure in tally.failures for violation in failure.violations] == []
+    assert tally.rounds >= 2
+    assert tally.kills >= 10
+    assert sum(tally.points.values()) >= 5
+
+
+@pytest.mark.timeout(150)
+def test_a_broken_worker_is_found_and_its_seed_named(capsys: pytest.CaptureFixture[str]) -> None:
+    need("redis")
+    code = main(["--redis", "redis", "--variant", "resend", "--only", "kill", "--seed", "1", "--rounds", "4", "--json"])
+    report = json.loads(capsys.readouterr().out)
+    for failure in report["failures"]:
+        shutil.rmtree(failure["directory"])
+    assert code == 1
+    assert any("written twice" in text for failure in report["failures"] for text in failure["violations"])
+    assert report["failures"][0]["seed"]
+
+
+async def test_one_round_is_played_again_from_its_seed() -> None:
+    need("redis")
+    tallies = [await Campaign(Options(kinds=("redis",), only=["ami-reset"], replay=77)).run() for _ in range(2)]
+    assert [tally.rounds for tally in tallies] == [1, 1]
+    assert tallies[0].mishaps == tallies[1].mishaps != {}
+
+
+def test_every_fault_has_its_turn_and_an_unknown_one_is_refused() -> None:
+    assert set(usual()) | {"flushall"} == set(MISHAPS)
+    with pytest.raises(SystemExit, match="earthquake is none of"):
+        main(["--only", "earthquake"])

@@ -1,0 +1,342 @@
+"""A checker that has never failed proves nothing: each kind of violation is put before it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from broker.codec import Result, State
+from tests.faults import known
+from tests.faults.history import Entry, History, Line, Seen, Write, check
+
+
+def result(action_id: str, entry: str, state: State, code: str | None = None, *, revised: bool = False) -> Result:
+    return Result("pbx1", action_id, entry, "Hangup", state, error_code=code, revised=revised)
+
+
+def record(entry: str, state: str, code: str = "") -> dict[str, str]:
+    return {"entry": entry, "state": state, "error_code": code}
+
+
+def good() -> History:
+    """A run in which all went as promised: one of each fate, a duplicate, a repeat of a read-only one."""
+    history = History(epochs=[1, 2], pending={"actions": 0, "urgent": 0}, lengths={"actions": 0, "urgent": 0})
+    fates = {
+        "a": (State.DONE, ""), "b": (State.FAILED, "asterisk-error"), "c": (State.UNKNOWN, "worker-lost"),
+        "d": (State.EXPIRED, "expired"), "e": (State.REJECTED, "malformed"), "r": (State.DONE, ""),
+    }  # fmt: skip
+    for number, (action_id, (state, code)) in enumerate(fates.items(), 1):
+        entry = f"1000-{number}"
+        action = "Ping" if action_id == "r" else "Hangup"
+        cost = "reads" if action_id == "r" else "changes"
+        history.entries.append(Entry(action_id, entry, action, producer="p", cost=cost, reads_only=action_id == "r"))
+        history.lines.append(Line(action_id, entry, state, code, "why" if code else ""))
+        history.records[action_id] = record(entry, state, code)
+        history.messages.append(result(action_id, entry, state, code or None))
+    history.entries.append(Entry("a", "1001-0", "Hangup", producer="p", cost="changes"))
+    history.messages.append(history.messages[0])
+    history.writes += [Write(each, "Hangup", 1.0) for each in "abc"] + [Write("r", "Ping", 1.0)] * 2
+    history.events += [Seen(1, 1, "BusConnected"), Seen(1, 2, "BusGap"), Seen(1, 3, "Newchannel")]
+    history.events += [Seen(2, 1, "Hangup"), Seen(2, 2, "BusConnected"), Seen(2, 3, "BusGap")]
+    return history
+
+
+def revise(history: History, state: State = State.DONE) -> None:
+    history.lines.append(Line("c", "1000-3", state, revised=True))
+    history.records["c"] = record("1000-3", state)
+    history.messages.append(result("c", "1000-3", state, revised=True))
+
+
+def apart(history: History, state: State = State.REJECTED) -> None:
+    """A second entry of `a` that asks for something else."""
+    history.entries.append(Entry("a", "1002-0", "Setvar", producer="p", cost="changes"))
+    history.lines.append(Line("a", "1002-0", state, "action-id-reused", "why"))
+    history.messages.append(result("a", "1002-0", state, "action-id-reused"))
+
+
+def rules(history: History) -> set[str]:
+    return {violation.rule for violation in check(history)}
+
+
+def test_a_good_run_passes() -> None:
+    assert check(good()) == []
+
+
+def test_an_unknown_may_be_revised_once() -> None:
+    history = good()
+    revise(history)
+    assert check(history) == []
+    revise(history)
+    assert "settled twice" in rules(history)
+
+
+def test_a_reused_action_id_is_answered_apart() -> None:
+    history = good()
+    apart(history)
+    assert check(history) == []
+
+
+def test_messages_may_be_missing_only_where_the_subscription_broke() -> None:
+    history = good()
+    del history.messages[3]
+    assert rules(history) == {"not said"}
+    history.is_deaf = True
+    assert check(history) == []
+
+
+def test_an_xadd_whose_reply_was_lost_may_have_a_line_of_an_entry_unheard_of() -> None:
+    history = good()
+    history.lines[3] = replace(history.lines[3], entry="999-0")
+    history.messages[3] = replace(history.messages[3], entry="999-0")
+    history.records["d"]["entry"] = "999-0"
+    assert rules(history) == {"not asked for"}
+    history.entries.append(Entry("d", "0-0", "Hangup", accepted=False))
+    assert check(history) == []
+
+
+def test_an_entry_without_a_name_whose_reply_was_lost_is_known_by_its_own_id() -> None:
+    history = good()
+    history.lines.append(Line("1009-0", "1009-0", "rejected", "malformed", "why"))
+    history.messages.append(result("1009-0", "1009-0", State.REJECTED, "malformed"))
+    history.records["1009-0"] = record("1009-0", "rejected", "malformed")
+    assert rules(history) == {"not asked for"}
+    history.entries.append(Entry("", "0-0", "", accepted=False))
+    assert check(history) == []
+
+
+def test_a_write_after_the_fate_was_told_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known, "LATE_WRITES", False)
+    history = good()
+    history.lines[2] = replace(history.lines[2], at=1.5)
+    assert check(history) == []
+    history.lines[2] = replace(history.lines[2], at=0.5)
+    assert rules(history) == {"written late"}
+
+
+def test_an_entry_of_the_other_lane_may_have_the_same_id() -> None:
+    history = good()
+    history.entries.append(Entry("b", "1000-2", "Hangup", lane="urgent", producer="p", cost="changes"))
+    history.writes[0], history.writes[1] = history.writes[1], history.writes[0]
+    assert rules(history) == {"out of order"}
+    history.records["b"]["lane"] = "urgent"
+    assert check(history) == []
+
+
+def test_after_a_flush_only_a_second_write_is_a_violation() -> None:
+    history = good()
+    history.records.clear()
+    history.was_emptied = True
+    assert check(history) == []
+    history.writes.append(Write("a", "Hangup", 2.0))
+    assert rules(history) == {"written twice"}
+
+
+def twice(history: History) -> None:
+    history.writes.append(Write("c", "Hangup", 2.0))
+
+
+def invented(history: History) -> None:
+    history.writes.append(Write("z", "Hangup", 2.0))
+
+
+def another(history: History) -> None:
+    history.writes[0] = replace(history.writes[0], action="Setvar")
+
+
+def lost(history: History) -> None:
+    del history.records["c"]
+
+
+def stuck(history: History) -> None:
+    history.records["c"]["state"] = "sending"
+
+
+def without_line(history: History) -> None:
+    del history.lines[2], history.messages[2]
+
+
+def line_twice(history: History) -> None:
+    history.lines.append(history.lines[0])
+
+
+def done_revised(history: History) -> None:
+    history.lines.append(replace(history.lines[0], revised=True))
+    history.messages.append(replace(history.messages[0], revised=True))
+
+
+def revised_to_unknown(history: History) -> None:
+    revise(history, State.EXPIRED)
+
+
+def revised_first(history: History) -> None:
+    history.lines[2] = replace(history.lines[2], revised=True)
+    history.messages[2] = replace(history.messages[2], revised=True)
+
+
+def two_fates(history: History) -> None:
+    apart(history, State.DONE)
+
+
+def never_written(history: History) -> None:
+    history.writes = [write for write in history.writes if write.action_id != "b"]
+
+
+def written_expired(history: History) -> None:
+    history.writes.append(Write("d", "Hangup", 2.0))
+
+
+def written_rejected(history: History) -> None:
+    history.writes.append(Write("e", "Hangup", 2.0))
+
+
+def record_disagrees(history: History) -> None:
+    history.records["a"]["state"] = "failed"
+
+
+def code_disagrees(history: History) -> None:
+    history.records["c"]["error_code"] = "timeout"
+
+
+def message_disagrees(history: History) -> None:
+    history.messages[2] = replace(history.messages[2], state=State.DONE)
+
+
+def message_unlogged(history: History) -> None:
+    history.messages.append(replace(history.messages[2], entry="1000-9"))
+
+
+def said_twice(history: History) -> None:
+    history.messages.append(history.messages[1])
+
+
+def not_replied(history: History) -> None:
+    history.entries[0] = replace(history.entries[0], replies=True)
+
+
+def replied_alone(history: History) -> None:
+    history.replies.append(result("a", "1000-1", State.FAILED))
+
+
+def crashed(history: History) -> None:
+    history.crashes.append("it ended with 70")
+
+
+def out_of_order(history: History) -> None:
+    history.writes[0], history.writes[1] = history.writes[1], history.writes[0]
+
+
+def pending(history: History) -> None:
+    history.pending["urgent"] = 1
+
+
+def in_the_stream(history: History) -> None:
+    history.lengths["actions"] = 1
+
+
+def leg_left(history: History) -> None:
+    history.legs["chan-1"] = "a"
+
+
+def epoch_twice(history: History) -> None:
+    history.epochs.append(2)
+
+
+def old_epoch_speaks(history: History) -> None:
+    history.events.append(Seen(1, 4, "Hangup"))
+
+
+def unknown_without_code(history: History) -> None:
+    history.lines[2] = replace(history.lines[2], error_code="")
+    history.records["c"]["error_code"] = ""
+    history.messages[2] = replace(history.messages[2], error_code=None)
+
+
+def unknown_without_reason(history: History) -> None:
+    history.lines[2] = replace(history.lines[2], message="")
+
+
+def hole(history: History) -> None:
+    history.events.append(Seen(2, 5, "Hangup"))
+
+
+def said_again(history: History) -> None:
+    history.events.append(Seen(2, 3, "BusGap"))
+    history.events.append(Seen(2, 3, "Hangup"))
+
+
+def first_missing(history: History) -> None:
+    del history.events[3]
+
+
+def no_gap(history: History) -> None:
+    del history.events[-1]
+
+
+@pytest.mark.parametrize(
+    ("harm", "rule", "action_id"),
+    [
+        (twice, "written twice", "c"),
+        (invented, "not asked for", "z"),
+        (another, "not asked for", "a"),
+        (lost, "lost", "c"),
+        (stuck, "not settled", "c"),
+        (without_line, "not settled", "c"),
+        (line_twice, "settled twice", "a"),
+        (done_revised, "settled twice", "a"),
+        (revised_to_unknown, "settled twice", "c"),
+        (revised_first, "revised", "c"),
+        (two_fates, "two fates", "a"),
+        (never_written, "never written", "b"),
+        (written_expired, "written all the same", "d"),
+        (written_rejected, "written all the same", "e"),
+        (record_disagrees, "disagreement", "a"),
+        (code_disagrees, "disagreement", "c"),
+        (message_disagrees, "disagreement", "c"),
+        (message_unlogged, "disagreement", "c"),
+        (said_twice, "said twice", "b"),
+        (not_replied, "not replied", "a"),
+        (replied_alone, "disagreement", "a"),
+        (crashed, "crash", ""),
+        (out_of_order, "out of order", "a"),
+        (pending, "left over", ""),
+        (in_the_stream, "left over", ""),
+        (leg_left, "left over", "a"),
+        (epoch_twice, "epochs", ""),
+        (old_epoch_speaks, "epochs", ""),
+        (unknown_without_code, "unexplained", "c"),
+        (unknown_without_reason, "unexplained", "c"),
+        (hole, "events", ""),
+        (said_again, "events", ""),
+        (first_missing, "events", ""),
+        (no_gap, "events", ""),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_each_violation_is_found_and_named(harm: Callable[[History], None], rule: str, action_id: str) -> None:
+    history = good()
+    harm(history)
+    found = check(history)
+    assert (rule, action_id) in {(violation.rule, violation.action_id) for violation in found}
+    assert all(str(violation).startswith(violation.rule) for violation in found)
+
+
+def test_repeats_of_read_only_actions_are_no_disorder() -> None:
+    history = good()
+    history.entries.append(Entry("s", "1003-0", "Ping", producer="p", cost="reads", reads_only=True))
+    history.records["s"] = record("1003-0", "done")
+    history.lines.append(Line("s", "1003-0", "done"))
+    history.messages.append(result("s", "1003-0", State.DONE))
+    history.writes += [Write("s", "Ping", 2.0), Write("r", "Ping", 3.0)]
+    assert check(history) == []
+
+
+def test_it_tells_the_story_of_an_action_and_counts_the_unknown(tmp_path: Path) -> None:
+    history = good()
+    assert [line.split()[0] for line in history.story("a")] == [
+        "queued", "queued", "written", "settled", "said", "said", "record",
+    ]  # fmt: skip
+    assert history.unknown_codes == {"worker-lost": 1}
+    assert history.states == {"done": 2, "failed": 1, "unknown": 1, "expired": 1, "rejected": 1}
+    history.save(tmp_path / "history.json")
+    assert '"worker-lost"' in (tmp_path / "history.json").read_text()

@@ -1,0 +1,368 @@
+"""One world: a Redis or Valkey, a simulated Asterisk, workers on one host or two, all behind proxies."""
+
+import asyncio
+import contextlib
+import json
+import shutil
+import signal
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import redis.asyncio as aredis
+from redis.exceptions import RedisError
+
+from broker.keys import Keys
+from tests.bench.side import Side
+from tests.faults import known
+from tests.faults.history import History, Write
+from tests.faults.kill_points import Orders
+from tests.faults.nursery import Life, Nursery
+from tests.faults.observer import Observer, connect
+from tests.faults.producer import Producer, Wishes
+from tests.faults.proxy import Proxy
+from tests.servers import RedisServer
+from tests.workers.worker_process import EVENTS_SECRET, SECRET, SERVER
+
+LEASE_S: Final = 1.0
+POLL_S: Final = 0.01
+SETTLE_DEADLINE_S: Final = 25.0
+"""Within that time after the last cure all that was queued must have its fate."""
+
+_FREE = (
+    "local lease = redis.call('GET', KEYS[1]) "
+    "if lease and cjson.decode(lease).pid == tonumber(ARGV[1]) then return redis.call('DEL', KEYS[1]) end return 0"
+)
+"""What the end of a lease does, for the lease of a process that is known to be dead: a test has no second to lose."""
+
+
+class AsteriskSide(Side):
+    """The simulated Asterisk's process; what it was sent is in `journal`."""
+
+    def __init__(self, journal: Path, seed: int) -> None:
+        super().__init__("asterisk")
+        self._command = [*self._command[:2], "tests.faults.asterisk_side", str(journal), str(seed)]
+        self.journal = journal
+        self.port = 0
+        self._asking = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        self.port = (await self.answer())["port"]
+        return self
+
+    async def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        """Give a command and wait for its answer; one at a time."""
+        async with self._asking:
+            return await super().ask(do, **arguments)
+
+    def written(self, since: int) -> tuple[list[Write], int]:
+        """What has reached it since that byte of the journal, without the worker's own; and where the journal ends."""
+        with self.journal.open("rb") as file:
+            file.seek(since)
+            data = file.read()
+        writes = [Write(**json.loads(line)) for line in data.splitlines()]
+        return [write for write in writes if not (write.action_id or "0-").startswith("0-")], since + len(data)
+
+
+class Slot:
+    """A place for one worker after the other: same host directory, a new life whenever the last has ended."""
+
+    def __init__(self, world: "World", number: int, host: Path) -> None:
+        self.name = f"w{number}"
+        self.host = host
+        self.orders = Orders()
+        """Of the next life; those after it live without."""
+        self.life: Life | None = None
+        self.lives = 0
+        self.kills = 0
+        self.is_quick = True
+        """The lease of the dead is freed at once."""
+        self._world = world
+        self._keeping: asyncio.Task[None] | None = None
+        self._birth = asyncio.Lock()
+
+    async def begin(self) -> None:
+        """Start the first life, and keep starting the next."""
+        await self._live()
+        self._keeping = asyncio.create_task(self._keep(), name=f"keep {self.name}")
+
+    async def end(self) -> None:
+        """Let nobody live here any more: the last one is asked to end, and must do so in good order."""
+        if self._keeping is not None:
+            async with self._birth:  # in the middle of it nobody would know of the child
+                self._keeping.cancel()
+            await asyncio.gather(self._keeping, return_exceptions=True)
+        if self.life is not None and not self.life.is_over:
+            self._judge(self.life, await self.life.terminate())
+
+    @property
+    def present(self) -> Life:
+        """The life that is lived, or was last."""
+        assert self.life is not None
+        return self.life
+
+    @property
+    def is_up(self) -> bool:
+        """Whether a worker lives here, and is not stopped."""
+        return self.life is not None and not self.life.is_over and not self.life.is_stopped
+
+    async def _live(self) -> None:
+        orders, self.orders = self.orders, Orders(variant=self.orders.variant, notes=self.orders.notes)
+        self.life = await self._world.nursery.start(self.name, self._world.environment(self.host), orders)
+        self.lives += 1
+
+    async def _keep(self) -> None:
+        while True:
+            life = self.present
+            self._judge(life, await asyncio.shield(life.ended))
+            if self.is_quick:
+                await self._world.free_lease(life.pid)
+            async with self._birth:
+                await self._live()
+
+    def _judge(self, life: Life, code: int) -> None:
+        self.kills += code == -signal.SIGKILL
+        if code == -signal.SIGTERM:
+            return  # so early that it had not begun to listen to signals
+        was_meant = life.is_condemned or (life.orders.point and life.orders.how == "kill")
+        if code != 0 and not (code == -signal.SIGKILL and was_meant):
+            last = list(life.lines())[-3:]
+            self._world.crashes.append(f"{life.name} (pid {life.pid}) ended with {code}: {last}")
+
+
+class World:
+    """Use it as `async with`; nothing of it is left afterwards, unless `keep` is set: then its directory is."""
+
+    def __init__(self, kind: str, seed: int, *, variant: str = "") -> None:
+        self.kind = kind
+        self.seed = seed
+        self.variant = variant
+        self.keys = Keys(SERVER)
+        self.keep = False
+        self.settle_deadline_s = SETTLE_DEADLINE_S
+        self.crashes: list[str] = []
+        self.slots: list[Slot] = []
+        self._stack = AsyncExitStack()
+        self.since = 0
+        """Where this round begins in the journal of what Asterisk got."""
+        self._clients: list[Any] = []
+        self._rounds = 0
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            self.directory = Path(tempfile.mkdtemp(prefix=f"amibus-faults-{self.kind}-"))
+            stack.callback(self._remove)
+            self.notes = self.directory / "points"
+            self.server = RedisServer(self.kind, "--appendfsync", "always")
+            stack.callback(self.server.stop)
+            await asyncio.to_thread(self.server.start)
+            self.asterisk = await stack.enter_async_context(AsteriskSide(self.directory / "writes", self.seed))
+            self.redis_proxy = await stack.enter_async_context(Proxy(self.server.port, self.seed))
+            self.producer_proxy = await stack.enter_async_context(Proxy(self.server.port, self.seed + 1))
+            self.ami_proxy = await stack.enter_async_context(Proxy(self.asterisk.port, self.seed + 2))
+            self.nursery = await stack.enter_async_context(Nursery(self.directory))
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for client in self._clients:
+            await client.aclose()
+        await self._stack.aclose()
+
+    @asynccontextmanager
+    async def round(
+        self, seed: int, workers: int = 1, hosts: int = 1, first: Orders | None = None
+    ) -> AsyncIterator["Round"]:
+        """An empty Redis, fresh host directories, and workers; they are ended with it. `first`: orders of the first."""
+        self._rounds += 1
+        self.crashes = []
+        for log in self.directory.glob("w*.log"):
+            log.unlink()
+        with self.server.client() as client:
+            client.flushall()
+            client.script_flush()
+        _, self.since = self.asterisk.written(self.since)
+        self.slots = []
+        for number in range(workers):
+            host = self.directory / f"round-{self._rounds}" / f"host-{number % hosts}"
+            host.mkdir(parents=True, exist_ok=True)
+            self.slots.append(Slot(self, number, host))
+        async with Observer(self.server.port, self.keys) as observer:
+            running = Round(self, seed, observer)
+            try:
+                for slot in self.slots:
+                    slot.orders = (slot is self.slots[0] and first) or self.orders()
+                    await slot.begin()
+                    if slot is not self.slots[-1]:
+                        await running.serving()  # the others stand by
+                yield running
+            except BaseException:
+                for slot in self.slots:
+                    if slot.life is not None:
+                        slot.life.is_condemned = True
+                        slot.life.send(signal.SIGKILL)
+                raise
+            finally:
+                for slot in self.slots:
+                    await slot.end()
+
+    def orders(self, **changes: Any) -> Orders:
+        """Orders for a life in this world."""
+        return replace(Orders(variant=self.variant, notes=str(self.notes)), **changes)
+
+    def points(self) -> list[str]:
+        """The kill points seen so far."""
+        return list(self._noted("seen"))
+
+    def ended(self) -> "Counter[str]":
+        """How many lives ended (or were stopped) at which point so far."""
+        return self._noted("ended")
+
+    def _noted(self, what: str) -> "Counter[str]":
+        lines = self.notes.read_text().splitlines() if self.notes.exists() else []
+        return Counter(line.partition(" ")[2] for line in lines if line.startswith(f"{what} "))
+
+    def environment(self, host: Path) -> dict[str, str]:
+        """The settings of a worker on that host."""
+        settings = {
+            "redis": f"redis://127.0.0.1:{self.redis_proxy.port}/0", "server": SERVER,
+            "ami": f"127.0.0.1:{self.ami_proxy.port}", "ami_username": "amibus", "ami_secret": SECRET,
+            "ami_events_username": "amibus-events", "ami_events_secret": EVENTS_SECRET, "lease_s": f"{LEASE_S:g}",
+            "drain_s": "5", "rate_calls": "0", "record_read_s": "3600", "results_length": "1000000",
+            "events_length": "1000000", "journal_dir": str(host), "allow": "function:DB",
+            "log_format": "json", "log_level": "info",
+        }  # fmt: skip
+        return {f"AMIBUS_{name.upper()}": value for name, value in settings.items()}
+
+    def client(self, port: int) -> "aredis.Redis":
+        """A client, closed with the world."""
+        client = connect(port)
+        self._clients.append(client)
+        return client
+
+    async def heal(self) -> None:
+        """Cure everything that can be cured from outside."""
+        for proxy in (self.redis_proxy, self.producer_proxy, self.ami_proxy):
+            await proxy.heal()
+        await self.asterisk.ask("fault", name="clear")
+        for slot in self.slots:
+            if slot.life is not None:
+                slot.life.send(signal.SIGCONT)
+
+    async def free_lease(self, pid: int) -> None:
+        """End the lease of a dead process, if it has one."""
+        with contextlib.suppress(RedisError, OSError, RuntimeError):
+            client: Any = connect(self.server.port)
+            async with client:
+                await client.eval(_FREE, 1, self.keys.lease, pid)
+
+    def _remove(self) -> None:
+        if not self.keep:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class Round:
+    """One run of workers from an empty Redis to a settled one."""
+
+    def __init__(self, world: World, seed: int, observer: Observer) -> None:
+        self.world = world
+        self.observer = observer
+        through, direct = world.client(world.producer_proxy.port), world.client(world.server.port)
+        self.producer = Producer(world.keys, through, direct, Wishes(seed, f"t{seed:x}"))
+        self.was_emptied = False
+        self._served = ""
+
+    async def serving(self) -> str:
+        """Wait until a worker serves that is alive; its name."""
+
+        async def somebody() -> str:
+            name, pid = await self.observer.serving()
+            return name if any(slot.is_up and slot.present.pid == pid for slot in self.world.slots) else ""
+
+        self._served = str(await wait_for("a worker serves", somebody))
+        return self._served
+
+    @property
+    def server(self) -> Slot:
+        """The slot of the worker that serves, or served last."""
+        return next((slot for slot in self.world.slots if slot.name == self._served), self.world.slots[0])
+
+    def kill_next(self, orders: Orders) -> None:
+        """Kill the worker that serves; the next life in its place has these orders."""
+        slot = self.server
+        slot.orders = orders
+        slot.present.is_condemned = True
+        slot.present.send(signal.SIGKILL)
+
+    async def command(self, *words: str) -> None:
+        """A command to Redis, as an operator would give it; whether it answers does not matter."""
+        with contextlib.suppress(RedisError, OSError):
+            client: Any = connect(self.world.server.port)
+            async with client:
+                await client.execute_command(*words)
+
+    async def settled(self) -> None:
+        """Wait until the lanes are empty and the calls over. The checker has the word on what is not."""
+
+        async def is_empty() -> bool:
+            observer, keys = self.observer, self.world.keys
+            return not await observer.backlog() and not await observer.redis.exists(keys.legs)
+
+        with contextlib.suppress(TimeoutError):
+            await wait_for("all is settled", is_empty, self.world.settle_deadline_s)
+
+    async def finish(self) -> History:
+        """Cure everything, wait until all is settled, end the workers: all that was seen."""
+        world = self.world
+        await world.heal()
+        await self.settled()
+        for slot in world.slots:
+            await slot.end()
+        return await self._history()
+
+    async def _history(self) -> History:
+        world = self.world
+        history = History(entries=self.producer.entries, was_emptied=self.was_emptied, crashes=world.crashes)
+        history.writes, _ = world.asterisk.written(world.since)
+        taken: list[tuple[str, int]] = []
+        for slot in world.slots:
+            taken += [(line["timestamp"], line["epoch"]) for line in slot.present.lines() if _is_lease(line)]
+            history.was_late |= any(_makes_late(line) for line in slot.present.lines())
+        history.epochs = [epoch for _, epoch in sorted(taken)]
+        await self.observer.gather(history)
+        return history
+
+
+def _makes_late(line: dict[str, Any]) -> bool:
+    event, is_read = line["event"], line.get("waiting") == "entries"
+    return (
+        (known.LATE_READS and event == "redis is away" and is_read)
+        or (known.REQUEUED and "session lost" in event)
+        or (known.LATE_WRITES and event.startswith("fenced"))
+    )
+
+
+def _is_lease(line: dict[str, Any]) -> bool:
+    return line["event"] == "lease taken" and "epoch" in line
+
+
+async def wait_for(what: str, condition: Callable[[], Awaitable[Any]], deadline_s: float = 15.0) -> Any:
+    """Wait until a condition is true; what it gave. Redis may be away meanwhile."""
+    end = time.monotonic() + deadline_s
+    while True:
+        with contextlib.suppress(RedisError, OSError):
+            value = await condition()
+            if value:
+                return value
+        if time.monotonic() > end:
+            raise TimeoutError(f"not within {deadline_s:g} s: {what}")
+        await asyncio.sleep(POLL_S)
