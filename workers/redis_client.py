@@ -80,7 +80,7 @@ def connect(url: str, keys: Keys | None = None) -> "Redis":
     With `keys` it finds out which of them is of a wrong type, where Redis says that one is. Raises `SettingsError` for
     a URL that cannot be read.
     """
-    keepalive = {} if url.startswith("unix:") else {"socket_keepalive": True}
+    keepalive: dict[str, Any] = {} if url.startswith("unix:") else {"socket_keepalive": True}
     pool = make_pool(
         url, _Adapted, socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S,
         client_name="amibus-worker", **keepalive,
