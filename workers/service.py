@@ -475,6 +475,7 @@ class Tenure:
             "state": "paused" if self._diary.is_full and self._state == "connected" else self._state,
             "epoch": self._lease.epoch,
             "started_at": f"{self._lease.started_at:.6f}",
+            "clock_stepped_s": f"{self._clock.stepped_s:.3f}",
             "queued": self._queued,
             "in_flight": self._sessions.in_flight,
             **{state: totals[state] for state in ("done", "failed", "rejected", "expired", "cancelled", "unknown")},
