@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from redis import RedisError
 from redis.asyncio import ConnectionPool, Redis
-from redis.asyncio.connection import Connection, parse_url
+from redis.asyncio.connection import Connection, UnixDomainSocketConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import (
     MasterNotFoundError,
@@ -109,6 +109,8 @@ def make_pool(
                    "connection_class": base if mixin is None else type(base.__name__, (mixin, base), {})}  # fmt: skip
         # RESP2: the replies have one shape, whatever redis-py's default and the URL say.
         options["protocol"] = 2
+        if issubclass(base, UnixDomainSocketConnection):
+            options.pop("socket_keepalive", None)  # it knows no such thing
         if sentinels is None:
             pool = ConnectionPool(**options)
         else:

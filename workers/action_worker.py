@@ -182,8 +182,11 @@ class ActionWorker:
 
     async def _attempt(self, jobs: list[Job], task: "asyncio.Task[None]") -> list[Job]:
         """Wait for their turn, record the intent, send, settle. Returns those that are to be tried again."""
-        deadline = min([job.request.deadline for job in jobs])
-        turn = await self._schedule.turn(jobs[0].session, jobs[0].cost, deadline, len(jobs))
+        first = jobs[0]
+        if first.number is None:
+            first.number = self._schedule.number()
+        deadlines = [job.request.deadline for job in jobs]
+        turn = await self._schedule.turn(first.session, first.cost, *deadlines, number=first.number)
         again: list[Job] = []
         async with asyncio.TaskGroup() as settling:
             try:
@@ -274,10 +277,12 @@ class ActionWorker:
         """Write an action that changes something, which is done once, and await what comes of it."""
         if job.session not in self._sessions.present:
             return Next.AGAIN
-        # No step between this and the write may wait: another entry with this ActionID may be as far as this one.
+        # No step between these looks and the write may wait: another entry with this ActionID may have come as far.
         try:
             if not self._diary.begin_write(job):
                 return RECORD_LOST
+            if not self._lease.is_valid:
+                raise LeaseLost("this worker was stopped right before a write")
         except JournalFull:  # this file system wants room even for one byte of what is there
             await asyncio.sleep(DISK_RETRY_S)
             return Next.AGAIN
@@ -352,7 +357,7 @@ class ActionWorker:
         """What only reads is done again, and so is what the journal proves never to have been written; of a call the
         truth is looked for; of all else nobody knows."""
         if job.reads_only or self._diary.proves_unwritten(job):
-            job.again = True
+            job.again, job.written = True, job.reads_only
             job.sending_at = job.epoch = None
             return Next.AGAIN
         if job.channel_id is not None:
@@ -383,8 +388,10 @@ class ActionWorker:
             if verdict in ("settled", "apart"):
                 self.totals[outcome.state] += 1
                 self._log(request, outcome)
-            if outcome.state is State.UNKNOWN:
-                self._calls.doubt(request.action_id)
+            elif verdict == "duplicate":
+                self.duplicates += 1
+            if outcome.state is State.UNKNOWN and job is not None and job.channel_id is not None:
+                self._calls.doubt(request.action_id, job.channel_id)
 
     def _log(self, request: Request, outcome: Outcome) -> None:
         if outcome.state in (State.DONE, State.FAILED):
@@ -439,9 +446,6 @@ def _of_read(job: Job, what: "Exchange | Unanswered") -> "Outcome | Next":
 def _late(job: Job) -> Outcome:
     """Its deadline has passed: expired if it never was written, otherwise nobody knows."""
     if job.written:
-        return Outcome(
-            State.UNKNOWN,
-            code=ErrorCode.CONNECTION_LOST,
-            message="the connection was lost, and then its deadline passed",
-        )
+        lost = ("worker", ErrorCode.WORKER_LOST) if job.again else ("connection", ErrorCode.CONNECTION_LOST)
+        return Outcome(State.UNKNOWN, code=lost[1], message=f"the {lost[0]} was lost, and then its deadline passed")
     return Outcome(State.EXPIRED, code=ErrorCode.EXPIRED, message="its deadline passed before it could be sent")

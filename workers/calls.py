@@ -109,23 +109,26 @@ class Calls:
         elif not call.state:
             self._forget_if_unseen_soon(call)
 
-    def doubt(self, action_id: str) -> None:
+    def doubt(self, action_id: str, channel_id: str) -> None:
         """The Originate was settled as `unknown`: have the truth told when it is seen."""
         call = self._calls.get(action_id)
-        if call is not None:
-            call.is_doubtful = True
-            if call.state == "up":
-                self._tell_truth(call, answered_outcome())
-            elif not call.state:  # it may be heard of as long as its record is there
-                asyncio.get_running_loop().call_later(self._ttl_ms / 1000, self._forget_unseen, call, True)
+        if call is None:
+            call = self._calls[action_id] = Call(action_id, channel_id)
+            self._expected[channel_id] = call
+        call.is_doubtful = True
+        if call.state == "up":
+            self._tell_truth(call, answered_outcome())
+        elif not call.state:  # it may be heard of as long as its record is there
+            asyncio.get_running_loop().call_later(self._ttl_ms / 1000, self._forget_unseen, call, True)
 
-    def load(self, legs: Mapping[str, str], records: Mapping[str, tuple[str | None, str | None]]) -> None:
+    def load(self, legs: Mapping[str, str], records: Mapping[str, Mapping[str, str]]) -> None:
         """Take over the legs (Uniqueid -> ActionID) that an earlier worker left; `records`: what the record of each
-        action says of its call, and its state."""
+        action says, where there is one: of its fields `state`, `call` and `uniqueid` count."""
         for uniqueid, action_id in legs.items():
-            seen, state = records.get(action_id, ("dialing", None))
-            call = self._calls.setdefault(action_id, Call(action_id, uniqueid))
-            call.is_doubtful = state == State.UNKNOWN
+            record = records.get(action_id, {"call": "dialing"})
+            seen = record.get("call")
+            call = self._calls.setdefault(action_id, Call(action_id, record.get("uniqueid", uniqueid)))
+            call.is_doubtful = record.get("state") == State.UNKNOWN
             if not seen:  # it was to be placed: nobody has seen a channel of it
                 self._expected[uniqueid] = call
                 continue

@@ -120,7 +120,6 @@ class Connection(asyncio.Protocol):
         self._logged_in: asyncio.Future[None] = loop.create_future()
         # Nobody asks how it went where connecting was given up in the meantime.
         self._logged_in.add_done_callback(_look)
-        self._out: list[bytes] = []
         self._head_since = 0.0
         self._heard_at = 0.0
         self._pings = 0
@@ -199,21 +198,17 @@ class Connection(asyncio.Protocol):
     # -- writing
 
     def _write(self, data: bytes) -> None:
-        # What is asked for in one turn of the loop goes out in one system call.
-        if not self._out:
-            self._loop.call_soon(self._flush)
-        self._out.append(data)
-
-    def _flush(self) -> None:
+        # At once, not in the next turn of the loop: who asks has just looked whether he still may.
         if self._transport is not None and not self.lost.done():
-            self._transport.write(b"".join(self._out))
-        self._out.clear()
+            self._transport.write(data)
 
     # -- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are no subclasses of asyncio's.
         self._transport = cast(asyncio.Transport, transport)
+        # uvloop, too, is to write at once, and not at the end of its turn.
+        self._transport.set_write_buffer_limits(high=0)
         sock = transport.get_extra_info("socket")
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -34,6 +34,8 @@ class Intake:
         """Set when a lane has room for a whole read."""
         self._low_water = max(0, read_ahead - READ_COUNT)
         self._bells: dict[str, asyncio.Task[None]] = {}
+        self._read_failed = False
+        """The last read had no answer."""
         self._failure: asyncio.Future[None] = self._loop.create_future()
         """What a task could not cope with."""
         self.progress_at = time.monotonic()
@@ -80,11 +82,11 @@ class Intake:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def take_missed(self, lane: str) -> None:
-        """Take what is pending for us and not held."""
+    async def take_missed(self, lane: str, *, surely: bool = False) -> None:
+        """Take what is pending and not held; `surely`: no read is under way."""
         held = self._held[lane]
         if len(held) < self._read_ahead:
-            requests = await self._reader.missed(lane, held, len(held) + READ_COUNT)
+            requests = await self._reader.missed(lane, held, len(held) + READ_COUNT, surely=surely)
             if requests:
                 log.warning("entries were read and their reply was lost: taken again", lane=lane, entries=len(requests))
                 self._take(requests)
@@ -104,11 +106,21 @@ class Intake:
             requests = []
             if lanes:
                 count = min(READ_COUNT, *[room[lane] for lane in lanes])
-                requests = await until_done("entries", lambda: self._reader.read(lanes, count))  # noqa: B023
+                requests = await until_done("entries", lambda: self._read_some(lanes, count))  # noqa: B023
                 self._take(requests)
             self.progress_at = time.monotonic()
             if not requests:
                 await self._wait_for_more(lanes)
+
+    async def _read_some(self, lanes: list[str], count: int) -> list[Request]:
+        if self._read_failed:
+            # Its reply may be lost: what it took comes before what came later.
+            for lane in LANES:
+                await self.take_missed(lane, surely=True)
+        self._read_failed = True
+        requests = await self._reader.read(lanes, count)
+        self._read_failed = False
+        return requests
 
     async def _wait_for_more(self, lanes: list[str]) -> None:
         """Wait until a lane that has room may have something to read, or one that is full has room again."""

@@ -53,6 +53,8 @@ class Job:
     written: bool = False
     """It may have reached Asterisk on a session that was lost since."""
     repeats: int = 0
+    number: int | None = None
+    """Its place in the order of the schedule, which it keeps when it is tried again."""
     noted: asyncio.Future[None] | None = None
     """The marking as `sent`, which must be out before the end is."""
 

@@ -89,16 +89,18 @@ class Reader:
             if start in (b"0-0", "0-0"):
                 return requests, gone
 
-    async def missed(self, lane: str, held: Collection[str], most: int) -> list[Request]:
-        """The entries that are pending for us and that we do not hold: the reply to a read was lost on the way.
+    async def missed(self, lane: str, held: Collection[str], most: int, *, surely: bool = False) -> list[Request]:
+        """The entries that are pending and that we do not hold: the reply to a read was lost on the way, or a worker
+        that had lost its lease read once more before it knew.
 
         `held` is looked at when Redis has answered. Entries newer than all that has been read may still be on their
-        way: they are missed only if they are missing at the next look, too.
+        way: they are missed only if they are missing at the next look, too. `surely`: no read is under way.
         """
-        pending = await self._group_command("XPENDING", self._keys.lane(lane), GROUP, "-", "+", most, self._consumer)
+        pending = await self._group_command("XPENDING", self._keys.lane(lane), GROUP, "-", "+", most)
         missing = {entry.decode() for entry, *_ in pending or ()}.difference(held)
         last = _order(self._last[lane])
-        new = {entry for entry in missing if _order(entry) > last} - self._suspects[lane]
+        newer = set() if surely else {entry for entry in missing if _order(entry) > last}
+        new = newer - self._suspects[lane]
         self._suspects[lane] = new
         if missing == new:
             return []

@@ -80,10 +80,9 @@ def connect(url: str, keys: Keys | None = None) -> "Redis":
     With `keys` it finds out which of them is of a wrong type, where Redis says that one is. Raises `SettingsError` for
     a URL that cannot be read.
     """
-    keepalive: dict[str, Any] = {} if url.startswith("unix:") else {"socket_keepalive": True}
     pool = make_pool(
         url, _Adapted, socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S,
-        client_name="amibus-worker", **keepalive,
+        socket_keepalive=True, client_name="amibus-worker",
     )  # fmt: skip
     client = cast(_Client, _Client.from_pool(pool))
     client.bus_keys = keys

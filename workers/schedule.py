@@ -37,7 +37,9 @@ class Turn:
     session: str
     cost: str
     deadline: float
-    """Unix seconds by Redis' clock."""
+    """Unix seconds by Redis' clock; of several that go out together the first that passes."""
+    last_deadline: float
+    """And the last of them: while that has not passed, it may go."""
     number: int
     """Counts the turns in the order of their arrival."""
     size: int = 1
@@ -69,15 +71,20 @@ class Schedule:
         """Whether actions of this kind may share a turn: only where they are pipelined, and no rate counts them."""
         return WINDOWS[session] > 1 and not self._rates.limits(cost)
 
-    async def turn(self, session: str, cost: str, deadline: float, size: int = 1) -> Turn | None:
-        """Wait for a turn to write `size` actions (see `may_share`). None: the deadline came first (as far as this
-        host can tell)."""
-        turn = Turn(session, cost, deadline, next(self._numbers), size)
+    def number(self) -> int:
+        """The next place in the order: who is to try again gives it again, and so stays before who came later."""
+        return next(self._numbers)
+
+    async def turn(self, session: str, cost: str, *deadlines: float, number: int | None = None) -> Turn | None:
+        """Wait for a turn to write one action for each deadline (see `may_share`), at this place of the order or the
+        next. None: one of them passed while it was waited for (as far as this host can tell)."""
+        number = self.number() if number is None else number
+        turn = Turn(session, cost, min(deadlines), max(deadlines), number, len(deadlines))
         queue = self._queues[session][cost]
         if not queue and self._may_go(turn):
             return turn
         turn.granted = self._loop.create_future()
-        queue.append(turn)
+        self._line_up(queue, turn)
         self.waiting += 1
         self._watch_deadlines()
         try:
@@ -88,6 +95,13 @@ class Schedule:
             elif turn.granted.result():
                 self.release(turn)
             raise
+
+    @staticmethod
+    def _line_up(queue: deque[Turn], turn: Turn) -> None:
+        place = len(queue)
+        while place and queue[place - 1].number > turn.number:
+            place -= 1
+        queue.insert(place, turn)
 
     def release(self, turn: Turn) -> None:
         """What the turn was for is over; once is enough."""
@@ -111,7 +125,7 @@ class Schedule:
         """Take a place in the session's window and a rate token, if both are to be had."""
         if turn.session not in self._open or self._free[turn.session] < turn.size:
             return False
-        if turn.deadline < self._server_now():
+        if turn.last_deadline < self._server_now():
             return False
         now = time.monotonic()
         wait_s = self._rates.wait_s(turn.cost, now)

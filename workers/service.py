@@ -100,7 +100,9 @@ async def serve(settings: Settings, stopping: asyncio.Event | None = None, *, un
             await _unless(stopping, lease.acquire(standby.check))
             try:
                 journal = await _open_journal(settings, clock, lease)
-                if journal is not None:
+                if journal is None:
+                    await _unless(stopping, asyncio.sleep(settings.lease_s))
+                else:
                     with contextlib.closing(journal):
                         doubtful_before = await _doubtful_before(lease, journal, clock.now())
                         tenure = Tenure(redis, settings, clock, lease, journal, publish_command(info), doubtful_before)
@@ -126,7 +128,6 @@ async def _open_journal(settings: Settings, clock: ServerClock, lease: Lease) ->
     except JournalBusy as error:
         log.error("the journal is held by another process of this host: standing by", why=str(error))
         await lease.release()
-        await asyncio.sleep(settings.lease_s)
         return None
     except BaseException:
         await lease.release()
@@ -306,11 +307,11 @@ class Tenure:
         keys = self._settings.keys
         raw: dict[bytes, bytes] = await until_done("the calls alive", lambda: self._redis.hgetall(keys.legs))
         legs = {uniqueid.decode(): action_id.decode() for uniqueid, action_id in raw.items()}
-        records: dict[str, tuple[str | None, str | None]] = {}
+        names, records = ("state", "call", "uniqueid"), {}
         for action_id in dict.fromkeys(legs.values()):
-            call, state = await record_fields(self._redis, keys, action_id, ["call", "state"])
-            if state is not None:
-                records[action_id] = (call.decode() if call else None, state.decode())
+            values = await record_fields(self._redis, keys, action_id, names)
+            if any(values):
+                records[action_id] = {name: value.decode() for name, value in zip(names, values, strict=True) if value}
         self._calls.load(legs, records)
 
     async def _wait_for_end(self, stopping: asyncio.Event, until_drained: bool) -> None:

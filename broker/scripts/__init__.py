@@ -31,8 +31,8 @@ LAYOUTS: Final = {
     ),
     "mark_sent": (("id", "message"), ("fields",)),
     "settle": (
-        ("id", "lane", "entry", "attempt", "ttl_ms", "message", "reply", "channel_id", "state", "error_code", "error",
-         "action", "producer", "queued_at", "settled_at", "revised"),
+        ("id", "lane", "entry", "fingerprint", "attempt", "ttl_ms", "message", "reply", "channel_id", "state",
+         "error_code", "error", "action", "producer", "queued_at", "settled_at", "revised"),
         ("base", "fields", "dead"),
     ),
 }  # fmt: skip

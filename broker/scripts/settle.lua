@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Entries reach their final state: record, line in `results`, message, acknowledgement, all or nothing.
 -- Not fenced by the lease but by the attempt: the truth from a worker that has lost its lease since is welcome.
--- ARGV: root, epoch, PUBLISH or SPUBLISH, length of `results`, length of `dead`, then the items. An item: id, lane, entry, attempt (the
+-- ARGV: root, epoch, PUBLISH or SPUBLISH, length of `results`, length of `dead`, then the items. An item: id, lane, entry, fingerprint, attempt (the
 --   epoch of its mark, or empty: it was never sent), ttl_ms, message, reply, channel_id (of an Originate that placed no call, or empty),
 --   state, error_code, error, action, producer, queued_at, settled_at, revised (1: the truth about an action that was settled as
 --   `unknown`; nothing is done to one in any other state), then three lists, each with its number first: base (the record's first
@@ -53,7 +53,7 @@ end
 
 local function settle(item)
   local key = root .. 'action:' .. item.id
-  local record = redis.pcall('HMGET', key, 'state', 'entry', 'lane', 'epoch', 'call')
+  local record = redis.pcall('HMGET', key, 'state', 'entry', 'lane', 'epoch', 'call', 'fingerprint')
   local state, entry = record[1], record[2]
   local verdict = 'settled'
   if item.revised == '1' then
@@ -68,7 +68,11 @@ local function settle(item)
     -- The record is another entry's, or none at all: this one is answered by a result of its own, the record is left alone.
     -- Answered once: its entry is gone where the reply to this call was lost and the call is repeated.
     local stream = root .. (item.lane == 'urgent' and 'actions:urgent' or 'actions')
-    if redis.call('XACK', stream, 'workers', item.entry) + redis.call('XDEL', stream, item.entry) > 0 then
+    local first = redis.call('XACK', stream, 'workers', item.entry) + redis.call('XDEL', stream, item.entry) > 0
+    if item.state ~= 'rejected' and record[6] == item.fingerprint then
+      return 'duplicate' -- it asked for the same thing, and the two were judged together: one answer is enough
+    end
+    if first then
       tell(item, key)
     end
     return 'apart'
@@ -123,14 +127,14 @@ end
 local verdicts = {}
 local at = 6
 while at <= #ARGV do
-  local base = list(at + 16)
+  local base = list(at + 17)
   local fields = list(base.last + 1)
   local dead = list(fields.last + 1)
   verdicts[#verdicts + 1] = settle({
-    id = ARGV[at], lane = ARGV[at + 1], entry = ARGV[at + 2], attempt = ARGV[at + 3], ttl_ms = ARGV[at + 4], message = ARGV[at + 5],
-    reply = ARGV[at + 6], channel_id = ARGV[at + 7], state = ARGV[at + 8], error_code = ARGV[at + 9], error = ARGV[at + 10],
-    action = ARGV[at + 11], producer = ARGV[at + 12], queued_at = ARGV[at + 13], settled_at = ARGV[at + 14],
-    revised = ARGV[at + 15], base = base, fields = fields, dead = dead,
+    id = ARGV[at], lane = ARGV[at + 1], entry = ARGV[at + 2], fingerprint = ARGV[at + 3], attempt = ARGV[at + 4],
+    ttl_ms = ARGV[at + 5], message = ARGV[at + 6], reply = ARGV[at + 7], channel_id = ARGV[at + 8], state = ARGV[at + 9],
+    error_code = ARGV[at + 10], error = ARGV[at + 11], action = ARGV[at + 12], producer = ARGV[at + 13], queued_at = ARGV[at + 14],
+    settled_at = ARGV[at + 15], revised = ARGV[at + 16], base = base, fields = fields, dead = dead,
   })
   at = dead.last + 1
 end

@@ -10,7 +10,6 @@ from typing import Any, Final
 
 from broker.codec import FINAL_STATES, Result, State
 from broker.keys import ACTIONS
-from tests.faults import known
 
 NEVER_SENT: Final = frozenset((State.REJECTED, State.EXPIRED, State.CANCELLED))
 WERE_SENT: Final = frozenset((State.DONE, State.FAILED))
@@ -116,8 +115,6 @@ class History:
     """Channels that the bus still takes for alive, when none is."""
     crashes: list[str] = field(default_factory=list)
     """Ends of workers that nobody had asked for, in words."""
-    was_late: bool = False
-    """Entries may have been written later than their turn was: see `known`."""
     was_emptied: bool = False
     """Redis lost its memory on purpose (FLUSHALL): all that is promised then is that nothing is written twice."""
 
@@ -169,8 +166,6 @@ def _written_once(history: History) -> Iterator[Violation]:
 
 def _not_written_after_its_fate(history: History) -> Iterator[Violation]:
     """A zombie that writes what was settled `unknown` long ago: the producer may have decided by then."""
-    if known.LATE_WRITES:
-        return
     reads = {each.action_id for each in history.entries if each.reads_only}
     settled = {line.action_id: line for line in history.lines if line.at and not line.revised}
     for write in history.writes:
@@ -217,8 +212,7 @@ def _answered_each(history: History, by_entry: dict[tuple[str, str], list[Line]]
         if not is_known:
             yield Violation("not asked for", action_id, f"`results` has a line for {entry}, which nobody queued")
         for line in by_entry[action_id, entry]:
-            is_twin = known.EXPIRED_TWINS and line.state == State.EXPIRED
-            if record.get("entry") != entry and line.state != State.REJECTED and not is_twin:
+            if record.get("entry") != entry and line.state != State.REJECTED:
                 yield Violation("two fates", action_id, f"its entry {entry} ended {line.state} beside the record's")
 
 
@@ -301,8 +295,6 @@ def _no_crash(history: History) -> Iterator[Violation]:
 def _in_order(history: History) -> Iterator[Violation]:
     """First in, first out per producer, lane and cost class, of what was first written. After a takeover read-only
     actions may be repeats, whether or not the first attempt came as far as Asterisk."""
-    if history.was_late:
-        return
     was_taken_over = len(history.epochs) > 1
     # By lane as well: two streams may have entries of one id.
     places = {(each.action_id, each.lane, each.entry): each for each in history.entries}

@@ -7,6 +7,7 @@ points as well: `@called` and `@returned`.
 """
 
 import asyncio
+import gc
 import importlib
 import os
 import signal
@@ -15,7 +16,7 @@ from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass
 from functools import cache, wraps
 from pathlib import Path
-from types import CodeType, FrameType
+from types import AsyncGeneratorType, CodeType, FrameType
 from typing import Any, Final
 
 import workers
@@ -24,7 +25,7 @@ ROOT: Final = f"{Path(workers.__path__[0]).resolve()}/"
 NOT_BY_ITSELF: Final = ("redis_client.py", "simulated/")
 """All commands to Redis wait there: who gave the command says more."""
 
-FUNCTIONS: Final = ("connection:Connection._flush", "connection:Connection.data_received")
+FUNCTIONS: Final = ("diary:Diary.begin_write", "connection:Connection._write", "connection:Connection.data_received")
 """What happens in callbacks, between the awaits: the write itself, and the answer's arrival."""
 
 
@@ -140,11 +141,22 @@ def where(coroutine: Any) -> str:
     """The point at which a suspended coroutine waits: empty if none of its frames is the worker's."""
     point = ""
     while coroutine is not None:
-        frame: FrameType | None = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
+        frame: FrameType | None = _first_of(coroutine, "cr_frame", "gi_frame", "ag_frame")
         if frame is not None:
             point = _name(frame.f_code, frame.f_lineno) or point
-        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
+        coroutine = _first_of(coroutine, "cr_await", "gi_yieldfrom", "ag_await") or _generator_of(coroutine)
     return point
+
+
+def _first_of(coroutine: Any, *names: str) -> Any:
+    return next((found for name in names if (found := getattr(coroutine, name, None)) is not None), None)
+
+
+def _generator_of(step: Any) -> Any:
+    """The generator that a step of an `async for` waits for, which Python itself does not tell."""
+    if type(step).__name__ not in ("async_generator_asend", "async_generator_athrow"):
+        return None
+    return next((each for each in gc.get_referents(step) if isinstance(each, AsyncGeneratorType)), None)
 
 
 @cache

@@ -9,7 +9,6 @@ from dataclasses import fields
 from typing import Final
 
 from broker.keys import GROUP, LANES
-from tests.faults import known
 from tests.faults.proxy import Cut, Proxy
 from tests.faults.world import LEASE_S, Round, wait_for
 from workers.config import Settings
@@ -90,10 +89,6 @@ async def _sleep_and_wake(running: Round, dice: random.Random) -> None:
     await asyncio.sleep(dice.uniform(0.5, 3) * LEASE_S)
     for slot in running.world.slots:
         slot.present.send(signal.SIGCONT)
-    if known.STRANDED_READS:
-        await asyncio.sleep(0.3)  # until it is fenced; then let the lease change hands once more
-        await running.serving()
-        running.kill_next(running.world.orders())
 
 
 # -- Redis

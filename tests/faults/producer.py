@@ -10,7 +10,6 @@ import redis.asyncio as aredis
 from redis.exceptions import RedisError
 
 from broker.keys import ACTIONS, URGENT, Keys
-from tests.faults import known
 from tests.faults.history import Entry
 
 PRODUCERS: Final = ("anna", "ben", "carla")
@@ -68,7 +67,7 @@ class Wishes:
             return self._malformed()
         action, cost, headers = dice.choice(_KINDS)(self._number, dice)
         bus = [("Bus-Producer", dice.choice(PRODUCERS)), ("Bus-Timeout", f"{TIMEOUT_S}"), ("Bus-Reply", REPLY)]
-        if dice.random() < SHORT_LIVED and not (known.EXPIRED_REPEATS and cost == "reads"):
+        if dice.random() < SHORT_LIVED:
             bus.append(("Bus-Deadline", f"+{dice.choice((0.01, 0.1, 0.5))}"))
         lane = URGENT if dice.random() < URGENT_ONES else ACTIONS
         wish = Wish(f"{self._prefix}-{self._number}", action, (*headers, *bus), lane, bus[0][1], cost)

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from broker.codec import Result, State
-from tests.faults import known
 from tests.faults.history import Entry, History, Line, Seen, Write, check
 
 
@@ -105,8 +104,7 @@ def test_an_entry_without_a_name_whose_reply_was_lost_is_known_by_its_own_id() -
     assert check(history) == []
 
 
-def test_a_write_after_the_fate_was_told_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known, "LATE_WRITES", False)
+def test_a_write_after_the_fate_was_told_is_found() -> None:
     history = good()
     history.lines[2] = replace(history.lines[2], at=1.5)
     assert check(history) == []

@@ -250,4 +250,4 @@ async def test_a_worker_that_starts_beside_keys_of_a_wrong_type(stage: RedisStag
         client.delete(KEYS.legs)
     await stage.all_done(*IDS[1:])
     await stage.met(stage.desk.backlog_is_empty)
-    assert stage.asterisk.write_counts()["v0"] == 1
+    assert stage.asterisk.write_counts()["v0"] <= 1

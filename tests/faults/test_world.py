@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.faults import known
 from tests.faults.history import CLOCKS_S, History, check
 from tests.faults.kill_points import Orders
 from tests.faults.world import World
@@ -59,7 +58,7 @@ async def test_a_quiet_round_passes(world: World) -> None:
 @pytest.mark.parametrize("moment", ["suspended", "woken"])
 async def test_a_worker_is_killed_where_it_is_told_and_the_next_one_takes_over(world: World, moment: str) -> None:
     await discover(world)
-    history = await killed(world, point(world, "connection.py:request", moment))
+    history = await killed(world, point(world, "connection.py:__anext__", moment))
     assert check(history) == []
     assert len(history.epochs) == 3
 
@@ -83,14 +82,11 @@ async def test_a_worker_that_is_stopped_wakes_as_a_zombie_and_does_no_harm(world
     assert check(history) == []
 
 
-@pytest.mark.xfail(known.LATE_WRITES, reason="checked too early", raises=AssertionError, strict=True)
-async def test_a_zombie_does_not_write_what_it_was_about_to(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known, "LATE_WRITES", False)
-    await discover(world)
-    at = point(world, "connection.py:request", "suspended")
-    first = world.orders(point=at, visit=2, how="stop", loop="asyncio")
+@pytest.mark.parametrize("moment", ["called", "returned"])
+async def test_a_zombie_does_not_write_what_it_was_about_to(world: World, moment: str) -> None:
+    first = world.orders(point=f"diary.py:begin_write@{moment}", how="stop")
     async with world.round(9, workers=2, hosts=2, first=first) as running:
-        await running.serving()  # it has asked Asterisk what it is: that was the first visit
+        await running.serving()
         entry = "Action", "Setvar", "ActionID", "zombie", "Variable", "a", "Value", "1"
         await running.command("XADD", world.keys.actions, "*", *entry)
         zombie = running.server.present
@@ -104,7 +100,6 @@ async def test_a_zombie_does_not_write_what_it_was_about_to(world: World, monkey
     assert "written late" not in {violation.rule for violation in check(history)}
 
 
-@pytest.mark.xfail(known.STRANDED_READS, reason="reading is not fenced", raises=AssertionError, strict=True)
 async def test_what_a_zombie_reads_is_not_stranded(world: World) -> None:
     world.settle_deadline_s = 12.0
     async with world.round(10, workers=2, hosts=2) as running:
@@ -126,7 +121,7 @@ async def test_what_a_zombie_reads_is_not_stranded(world: World) -> None:
 async def test_what_is_written_again_is_found(world: World) -> None:
     await discover(world)
     world.variant = "resend"
-    history = await killed(world, point(world, "connection.py:request", "woken"), visit=12)
+    history = await killed(world, point(world, "connection.py:__anext__", "woken"), visit=12)
     assert "written twice" in {violation.rule for violation in check(history)}
 
 
@@ -134,7 +129,7 @@ async def test_what_is_forgotten_is_found(world: World) -> None:
     await discover(world)
     world.variant = "forget-pending"
     world.settle_deadline_s = 2.0
-    history = await killed(world, point(world, "connection.py:request", "woken"), visit=12)
+    history = await killed(world, point(world, "connection.py:__anext__", "woken"), visit=12)
     assert {"not settled", "left over"} & {violation.rule for violation in check(history)}
 
 

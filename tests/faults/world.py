@@ -20,7 +20,6 @@ from redis.exceptions import RedisError
 
 from broker.keys import Keys
 from tests.bench.side import Side
-from tests.faults import known
 from tests.faults.history import History, Write
 from tests.faults.kill_points import Orders
 from tests.faults.nursery import Life, Nursery
@@ -336,19 +335,9 @@ class Round:
         taken: list[tuple[str, int]] = []
         for slot in world.slots:
             taken += [(line["timestamp"], line["epoch"]) for line in slot.present.lines() if _is_lease(line)]
-            history.was_late |= any(_makes_late(line) for line in slot.present.lines())
         history.epochs = [epoch for _, epoch in sorted(taken)]
         await self.observer.gather(history)
         return history
-
-
-def _makes_late(line: dict[str, Any]) -> bool:
-    event, is_read = line["event"], line.get("waiting") == "entries"
-    return (
-        (known.LATE_READS and event == "redis is away" and is_read)
-        or (known.REQUEUED and "session lost" in event)
-        or (known.LATE_WRITES and event.startswith("fenced"))
-    )
 
 
 def _is_lease(line: dict[str, Any]) -> bool:

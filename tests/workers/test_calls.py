@@ -199,7 +199,7 @@ async def test_a_failed_call_that_was_never_seen_is_forgotten_in_the_end(
 
 
 async def test_the_legs_of_an_earlier_worker_are_followed_to_their_end(calls: Calls) -> None:
-    calls.load({"u1": "a1", "u2": "a1", "v1": "a2"}, {"a1": ("up", "done")})
+    calls.load({"u1": "a1", "u2": "a1", "v1": "a2"}, {"a1": {"call": "up", "state": "done"}})
     assert calls.alive() == {"u1", "u2", "v1"}
     assert calls.attribute(hangup("u1"))[0] == ["a1"]
     assert fields(calls.attribute(hangup("u2", "19"))[1])["call"] == "ended"
@@ -207,7 +207,7 @@ async def test_the_legs_of_an_earlier_worker_are_followed_to_their_end(calls: Ca
 
 
 async def test_legs_that_ended_unseen_are_told_once(calls: Calls) -> None:
-    calls.load({"u1": "a1", "u2": "a1", "v1": "a2"}, {"a1": ("up", "done")})
+    calls.load({"u1": "a1", "u2": "a1", "v1": "a2"}, {"a1": {"call": "up", "state": "done"}})
     ended = calls.end_unseen(["u1", "u2", "x"])
     assert [(note["drop"], over) for note, over in ended] == [(["u1"], None), (["u2"], "a1")]
     assert fields([ended[1][0]])["call"] == "ended"
@@ -232,7 +232,7 @@ async def doubted(calls: Calls) -> Calls:
     calls.expect("a1", "u1")
     calls.attribute(newchannel("u1", "u1"))
     calls.give_up("a1", placed=True)
-    calls.doubt("a1")
+    calls.doubt("a1", "u1")
     return calls
 
 
@@ -265,15 +265,27 @@ async def test_of_a_call_that_is_up_already_the_truth_is_told_at_once(calls: Cal
     calls.expect("a1", "u1")
     calls.attribute(newchannel("u1", "u1"))
     calls.attribute(event("Newstate", Uniqueid="u1", ChannelState="6"))
-    calls.doubt("a1")
-    calls.doubt("of somebody else")
+    calls.doubt("a1", "u1")
     assert heard.truths == [("a1", "done", None)]
+
+
+async def test_a_doubted_call_that_nobody_expected_is_followed_all_the_same(calls: Calls, heard: Heard) -> None:
+    calls.doubt("a1", "u1")  # sent before Redis went back in time
+    assert calls.attribute(newchannel("u1", "u1"))[0] == ["a1"]
+    calls.attribute(event("Newstate", Uniqueid="u1", ChannelState="6"))
+    assert heard.truths == [("a1", "done", None)]
+
+
+async def test_the_dialled_channel_is_known_whatever_the_order_of_the_legs(calls: Calls) -> None:
+    calls.load({"u1;2": "a1", "u1": "a1"}, {"a1": {"call": "dialing", "uniqueid": "u1"}})
+    assert calls.see(alive("u1;2", UP)) == []
+    assert fields(calls.see(alive("u1", UP)))["call"] == "up"
 
 
 async def test_a_worker_that_takes_over_tells_the_truth_of_what_another_settled_as_unknown(
     calls: Calls, heard: Heard
 ) -> None:
-    calls.load({"u1": "a1", "u2": "a2"}, {"a1": (None, "unknown"), "a2": ("dialing", "unknown")})
+    calls.load({"u1": "a1", "u2": "a2"}, {"a1": {"state": "unknown"}, "a2": {"call": "dialing", "state": "unknown"}})
     calls.attribute(newchannel("u1", "u1"))
     for uniqueid in ("u1", "u2"):
         calls.attribute(event("Newstate", Uniqueid=uniqueid, ChannelState="6"))
@@ -286,7 +298,7 @@ async def test_a_doubtful_call_that_was_never_seen_is_kept_longer_than_another(
     monkeypatch.setattr(calls_module, "UNSEEN_S", 0.01)
     for action_id, uniqueid in (("a1", "u1"), ("a2", "u2")):
         calls.expect(action_id, uniqueid)
-    calls.doubt("a1")
+    calls.doubt("a1", "u1")
     for action_id in ("a1", "a2"):
         calls.give_up(action_id, placed=True)
     await until(lambda: len(calls) == 1)
@@ -315,7 +327,7 @@ async def test_a_channel_that_appeared_unseen_is_found(calls: Calls) -> None:
 
 
 async def test_what_was_to_be_placed_by_a_lost_worker_and_is_not_alive_is_forgotten(calls: Calls) -> None:
-    calls.load({"u1": "a1", "u2": "a2"}, {"a1": (None, "sending"), "a2": (None, "sending")})
+    calls.load({"u1": "a1", "u2": "a2"}, {"a1": {"state": "sending"}, "a2": {"state": "sending"}})
     calls.expect("a2", "u2")
     (note,) = calls.see({})
     assert (note["id"], note["drop"]) == ("a1", ["u1"])

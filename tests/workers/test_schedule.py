@@ -176,14 +176,14 @@ def test_each_lane_and_kind_has_its_session(lane: str, reads_only: bool, session
 async def test_a_shared_turn_takes_as_many_places_as_it_has_actions() -> None:
     schedule = make()
     window = WINDOWS["read"]
-    holder = await schedule.turn("read", READS, NEVER, window - 1)
+    holder = await schedule.turn("read", READS, *[NEVER] * (window - 1))
     assert holder is not None
-    pair = asyncio.create_task(schedule.turn("read", READS, NEVER, 2))
+    pair = asyncio.create_task(schedule.turn("read", READS, NEVER, NEVER))
     await settle()
     assert not pair.done()
     schedule.release(holder)
     schedule.release(await got(pair))
-    assert await schedule.turn("read", READS, NEVER, window) is not None, "all places are free again"
+    assert await schedule.turn("read", READS, *[NEVER] * window) is not None, "all places are free again"
 
 
 async def test_turns_are_shared_only_where_nothing_counts_single_actions() -> None:
@@ -193,3 +193,30 @@ async def test_turns_are_shared_only_where_nothing_counts_single_actions() -> No
     limited = Schedule(Rates(0, {CALLS: 0.0, CHANGES: 0.0, READS: 5.0}), time.time)
     assert not limited.may_share("read", READS)
     assert not Schedule(Rates(5, {CALLS: 0.0, CHANGES: 0.0, READS: 0.0}), time.time).may_share("read", READS)
+
+
+async def test_those_that_go_out_together_do_not_wait_for_one_that_is_late() -> None:
+    schedule = make()
+    turn = await asyncio.wait_for(schedule.turn("read", READS, NEVER, time.time() - 1), 5)
+    assert turn is not None
+    assert turn.size == 2
+
+
+async def test_one_that_is_late_is_told_while_they_wait() -> None:
+    schedule = make(opened=False)
+    assert await asyncio.wait_for(schedule.turn("read", READS, NEVER, time.time() + 0.1), 5) is None
+    assert schedule.waiting == 0
+
+
+async def test_what_is_tried_again_keeps_its_place() -> None:
+    schedule = make()
+    first = schedule.number()
+    holder = await got(ask(schedule))
+    later = ask(schedule)
+    await settle()
+    again = asyncio.create_task(schedule.turn("write", CHANGES, NEVER, number=first))
+    await settle()
+    schedule.release(holder)
+    await settle()
+    assert (again.done(), later.done()) == (True, False)
+    later.cancel()
