@@ -6,9 +6,14 @@ changes something is written twice; the other sessions go on; all else is done.
 
 import asyncio
 import contextlib
+import json
+import socket
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +29,8 @@ from workers import connection, sessions
 from workers.connection import Asked, Connection, ConnectionLost
 from workers.simulated import SimulatedAsterisk, User
 
+ROOT = Path(__file__).parents[2]
+OWN_NETWORK = ("unshare", "--map-root-user", "--net")
 CHANGES = ("Setvar", "Originate", "UserEvent")
 IDS = [f"v{number}" for number in range(12)]
 Note = Callable[[str, object], None]
@@ -387,6 +394,42 @@ async def test_a_black_hole_in_one_direction(redis_url: str, asterisk: Simulated
         await proxy.heal()
         assert set((await states(desk, *IDS)).values()) == {"done"}
         await nothing_twice_nothing_left(desk, asterisk)
+
+
+def may_make_networks() -> bool:
+    return not subprocess.run([*OWN_NETWORK, "true"], capture_output=True, check=False).returncode
+
+
+@pytest.mark.skipif(not may_make_networks(), reason="may not make a network; its parts are tested without one")
+async def test_a_network_that_is_severed_while_an_action_is_on_its_way() -> None:
+    """Written into the void, or being slowly worked on: in both cases there is nobody to wait for any more."""
+    process = await asyncio.create_subprocess_exec(
+        *OWN_NETWORK, sys.executable, "-m", "tests.faults.severed", stdout=asyncio.subprocess.PIPE, cwd=ROOT
+    )
+    told, _ = await soon(process.communicate(), 50)
+    found = [json.loads(line) for line in told.splitlines()]
+    assert [each["fate"] for each in found] == ["ConnectionLost"] * 2, found
+    assert all(each["found_after_s"] < 10 for each in found), found
+
+
+async def test_an_asterisk_that_does_not_read_is_not_taken_for_a_severed_network(asterisk: SimulatedAsterisk) -> None:
+    """More is written to it than its kernel takes: that kernel is there all the same."""
+    session = await Connection.open("read", "127.0.0.1", asterisk.port, "amibus", SECRET)
+    probes = [(socket.SO_KEEPALIVE, socket.SOL_SOCKET), (socket.TCP_KEEPIDLE, socket.IPPROTO_TCP)]
+    assert session._transport is not None
+    sock = session._transport.get_extra_info("socket")
+    assert all(sock.getsockopt(level, option) for option, level in probes)
+    asterisk.faults.freeze()
+    many = [Asked(Action("Ping", [("X", "x" * 900)] * 20, f"a{n}"), spec_of("Ping"), 30.0) for n in range(400)]
+    answers = session.request_all(many)
+    began = time.monotonic()
+    await eventually(lambda: time.monotonic() - began > connection.SEVERED_S + 2)
+    assert not session.lost.done()
+    asterisk.faults.resume()
+    answered = [what async for told in answers for _, what in told]
+    assert len(answered) == len(many)
+    assert all(isinstance(what, Exchange) for what in answered)
+    session.abort("the test is over")
 
 
 # -- a restart of Asterisk
