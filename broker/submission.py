@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Final
 
-from broker.codec import Result
+from broker.codec import Result, State
 from broker.entry import fingerprint
 from broker.errors import AmibusError, BusUnavailable, ErrorCode
 from broker.keys import Keys
@@ -105,6 +105,14 @@ class Submission:
         if self.result is None:
             raise self._failure or BusUnavailable("the bus is closed")
         return self.result
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its record may tell more than is known: it has no result yet, or the correction of one that is
+        `unknown` may have been missed."""
+        if self.result is None:
+            return True
+        return self.may_have_missed and self.result.state is State.UNKNOWN
 
     @property
     def failure(self) -> AmibusError | None:
@@ -217,7 +225,7 @@ class Submissions:
         due: list[Submission] = []
         for same in self._by_id.values():
             for submission in same:
-                if submission.result is None and submission.entry is not None and submission.next_look <= now:
+                if submission.is_open and submission.entry is not None and submission.next_look <= now:
                     if len(due) == MAX_LOOKS:
                         self._wake.set()
                         return due
@@ -226,10 +234,14 @@ class Submissions:
         return due
 
     async def _look_at(self, due: list[Submission]) -> None:
+        for submission in due:
+            if submission.result is not None:  # one look will do, unless the channel is lost again in the middle of it
+                submission.may_have_missed = False
         outcomes = await asyncio.gather(*(self.look(submission) for submission in due), return_exceptions=True)
         for submission, outcome in zip(due, outcomes, strict=True):
             if isinstance(outcome, Interrupted):
                 submission.next_look -= NEXT_LOOK_S - FIRST_LOOK_S
+                submission.may_have_missed = True
             elif isinstance(outcome, AmibusError):
                 submission.fail(outcome)
             elif isinstance(outcome, BaseException):

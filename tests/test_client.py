@@ -804,6 +804,28 @@ async def test_an_action_submitted_again_is_followed_from_its_beginning(worker: 
         assert (await call.result(timeout=10)).is_done
 
 
+async def test_a_revision_whose_message_was_lost_is_read_from_the_record(
+    worker: FakeWorker, pbx: Server, admin: redis.Redis
+) -> None:
+    async def answer(worker: FakeWorker, request: Request) -> None:
+        await worker.settle(request, State.UNKNOWN, code="timeout")
+        await go.wait()
+        await worker.settle(request, State.DONE, revised=True, say=False)
+        admin.client_kill_filter(_type="pubsub")
+
+    async def corrected() -> bool:
+        return (await call.result(raise_on_failure=False)).revised
+
+    go = asyncio.Event()
+    worker.on("Setvar", answer)
+    call = await pbx.submit("Setvar", timeout=10)
+    with pytest.raises(ActionUnknown):
+        await call.result(timeout=10)
+    go.set()
+    await until(corrected)
+    assert (await call.result()).is_done
+
+
 async def test_a_revised_result_is_the_one_that_counts(worker: FakeWorker, pbx: Server) -> None:
     async def answer(worker: FakeWorker, request: Request) -> None:
         await worker.settle(request, State.UNKNOWN, code="timeout", call="dialing")

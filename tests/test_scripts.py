@@ -14,10 +14,11 @@ from broker.codec import FINAL_STATES, Result, State, decode_message, pack
 from broker.entry import Request, decode_entry, fingerprint
 from broker.errors import ErrorCode
 from broker.keys import ACTIONS, GROUP, LANES, URGENT
+from broker.record import decode_record
 from broker.scripts import LAYOUTS, flatten, source
 from tests.desk import DONE, NAMES, Desk
 from tests.servers import KINDS, RedisServer, free_port, need
-from workers.job import make_job
+from workers.job import Job, make_job
 from workers.outcome import Outcome
 
 HOUR_MS = 3_600_000
@@ -185,6 +186,19 @@ async def test_a_second_entry_that_asks_for_something_else_is_answered_apart(des
         ("reply:me", second.request.entry),
     ]
     assert await desk.settle(first) == "settled"
+
+
+async def test_two_entries_of_one_action_id_that_expire_together_have_one_fate(desk: Desk) -> None:
+    first, second = await desk.job(), await desk.job()
+    other = await desk.job("Action", "Setvar", "ActionID", "a1", "Variable", "y", "Value", "2")
+    assert await desk.settle(first, Outcome(State.EXPIRED)) == "settled"
+    assert await desk.settle(second, Outcome(State.EXPIRED)) == "duplicate"
+    assert await desk.settle(other, Outcome(State.EXPIRED)) == "reused"
+    assert await desk.backlog() == (1, 1)
+    assert await desk.settle(other, REJECTED) == "apart"
+    assert await desk.backlog() == (0, 0)
+    lines = [(line["entry"], line["state"]) for line in await desk.lines(desk.keys.results)]
+    assert lines == [(first.request.entry, "expired"), (other.request.entry, "rejected")]
 
 
 @pytest.mark.parametrize("foreign", ["SET", "LPUSH", "SADD"])
@@ -442,6 +456,113 @@ async def test_a_call_seen_late_takes_its_records_end_away(desk: Desk) -> None:
 async def test_a_call_whose_record_is_gone_leaves_no_half_of_one(desk: Desk) -> None:
     await desk.events(1, ("Hangup", event(1), ["a1"], [note("call", "ended", drop=("u1",), ttl_ms=5)]))
     assert await desk.record() == {}
+
+
+# -- the one correction
+
+
+UNKNOWN = Outcome(State.UNKNOWN, code=ErrorCode.TIMEOUT, message="no answer")
+
+
+async def unknown(desk: Desk) -> Job:
+    job = await desk.job("Action", "Setvar", "ActionID", "a1", "Variable", "x", "Bus-Reply", "me")
+    await desk.mark(job)
+    await desk.settle(job, UNKNOWN)
+    return job
+
+
+@pytest.mark.parametrize("state", sorted({*State} - {State.UNKNOWN}))
+async def test_only_unknown_is_corrected(desk: Desk, state: State) -> None:
+    await unknown(desk)
+    await desk.redis.hset(desk.keys.action("a1"), "state", str(state))
+    before = await desk.snapshot()
+    await desk.listen()
+    assert await desk.revise() == "already"
+    assert await desk.snapshot() == before
+    assert await desk.heard() == []
+
+
+@pytest.mark.parametrize("outcome", [DONE, Outcome(State.FAILED, code=ErrorCode.ASTERISK_ERROR, message="no such x")])
+async def test_a_correction_is_written_told_and_listed(desk: Desk, outcome: Outcome) -> None:
+    await unknown(desk)
+    await desk.listen()
+    assert await desk.revise(outcome) == "revised"
+    record = await desk.record()
+    assert record["state"].decode() == outcome.state
+    assert record["settled_at"] == b"9.000000"
+    errors = (record.get("error_code"), record.get("error"))
+    assert errors == ((None, None) if outcome is DONE else (b"asterisk-error", b"no such x"))
+    assert HOUR_MS - 5000 < await desk.ttl_ms() <= HOUR_MS
+    result = decode_message(record["result"])
+    assert isinstance(result, Result)
+    assert result.revised
+    assert await desk.heard() == [("action:a1", result), ("reply:me", result)]
+    first, second = await desk.lines(desk.keys.results)
+    assert (first["state"], first["revised"], second["state"], second["revised"]) == (
+        "unknown", "0", outcome.state, "1",
+    )  # fmt: skip
+    assert first["entry"] == second["entry"]
+    assert await desk.lines(desk.keys.dead) == []
+
+
+async def test_a_second_correction_does_nothing(desk: Desk) -> None:
+    await unknown(desk)
+    await desk.revise()
+    before = await desk.snapshot()
+    await desk.listen()
+    assert await desk.revise(Outcome(State.FAILED, code=ErrorCode.ASTERISK_ERROR, message="no")) == "already"
+    assert await desk.snapshot() == before
+    assert await desk.heard() == []
+
+
+async def test_a_correction_without_a_reply_channel_is_told_once(desk: Desk) -> None:
+    job = await desk.job()
+    await desk.mark(job)
+    await desk.settle(job, UNKNOWN)
+    await desk.listen()
+    await desk.revise()
+    assert [channel for channel, _ in await desk.heard()] == ["action:a1"]
+
+
+@pytest.mark.parametrize("changed", [{"entry": "1-1"}, {"lane": URGENT}, {"id": "a2"}])
+async def test_a_correction_is_of_its_own_entry_only(desk: Desk, changed: dict[str, Any]) -> None:
+    await unknown(desk)
+    before = await desk.snapshot()
+    assert await desk.revise(**changed) == "already"
+    assert await desk.snapshot() == before
+
+
+async def test_a_corrected_record_of_a_live_call_is_kept(desk: Desk) -> None:
+    job = await desk.job(*originate())
+    await desk.mark(job)
+    await desk.settle(job, UNKNOWN)
+    await desk.events(1, ("Newchannel", event(1), ["a1"], [note("call", "up", add=("u1",))]))
+    assert await desk.revise() == "revised"
+    assert await desk.ttl_ms() == -1, "the call is alive"
+    ended = note("call", "ended", "cause", "16", drop=("u1",), ttl_ms=HOUR_MS)
+    await desk.events(2, ("Hangup", event(2), ["a1"], [ended]))
+    assert HOUR_MS - 5000 < await desk.ttl_ms() <= HOUR_MS
+    assert (await desk.record())["state"] == b"done"
+
+
+async def test_a_correction_leaves_the_queue_alone(desk: Desk) -> None:
+    await unknown(desk)
+    await desk.take("Action", "Ping", "ActionID", "a2")
+    assert await desk.revise() == "revised"
+    assert await desk.backlog() == (1, 1)
+
+
+async def test_corrections_go_with_others_in_one_call(desk: Desk) -> None:
+    await unknown(desk)
+    other = await desk.job("Action", "Setvar", "ActionID", "a2", "Variable", "y")
+    await desk.mark(other)
+    raw = [part for pair in (await desk.redis.hgetall(desk.keys.action("a1"))).items() for part in pair]
+    record = decode_record("pbx1", "a1", raw)
+    assert record is not None
+    items = [desk.records.revision(record, DONE, 9.0), desk.records.settle(other.request, DONE, 7.0, other, 1)]
+    verdicts = await desk.scripts["settle"](desk.redis, 1, desk.publish, 100, 100, items)
+    assert verdicts == [b"revised", b"settled"]
+    assert await desk.backlog() == (0, 0)
 
 
 # -- events

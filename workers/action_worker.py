@@ -183,10 +183,11 @@ class ActionWorker:
     async def _attempt(self, jobs: list[Job], task: "asyncio.Task[None]") -> list[Job]:
         """Wait for their turn, record the intent, send, settle. Returns those that are to be tried again."""
         first = jobs[0]
-        if first.number is None:
-            first.number = self._schedule.number()
+        number = self._schedule.number() if first.number is None else first.number
+        for job in jobs:
+            job.number = number  # each keeps its place, whichever of them is tried again
         deadlines = [job.request.deadline for job in jobs]
-        turn = await self._schedule.turn(first.session, first.cost, *deadlines, number=first.number)
+        turn = await self._schedule.turn(first.session, first.cost, *deadlines, number=number)
         again: list[Job] = []
         async with asyncio.TaskGroup() as settling:
             try:
@@ -331,8 +332,7 @@ class ActionWorker:
                     State.CANCELLED, code=ErrorCode.CANCELLED, message="it was taken back before it was sent"
                 )
             case "reused":
-                why = f"ActionID {job.request.action_id} was already used for something else"
-                return _refused(Refused(ErrorCode.ACTION_ID_REUSED, why))
+                return _reused(job.request)
             case _:
                 why = f"ChannelId {job.channel_id} belongs to a call that is alive"
                 return _refused(Refused(ErrorCode.DUPLICATE_CHANNEL_ID, why))
@@ -385,12 +385,15 @@ class ActionWorker:
                 # the same.
                 item = self._records.settle(request, outcome, at, job, epoch, whole=True)
                 verdict = await self._settles.add(item)  # noqa: PLW2901
+            elif verdict == "reused":
+                outcome = _reused(request)
+                verdict = await self._settles.add(self._records.settle(request, outcome, at, None, epoch))  # noqa: PLW2901
             if verdict in ("settled", "apart"):
                 self.totals[outcome.state] += 1
                 self._log(request, outcome)
             elif verdict == "duplicate":
                 self.duplicates += 1
-            if outcome.state is State.UNKNOWN and job is not None and job.channel_id is not None:
+            if outcome.state is State.UNKNOWN and job is not None and job.channel_id and not job.is_ruled_out:
                 self._calls.doubt(request.action_id, job.channel_id)
 
     def _log(self, request: Request, outcome: Outcome) -> None:
@@ -425,6 +428,11 @@ class ActionWorker:
 
 def _refused(refusal: Refused) -> Outcome:
     return Outcome(State.REJECTED, code=ErrorCode(refusal.code), message=str(refusal))
+
+
+def _reused(request: Request) -> Outcome:
+    why = f"ActionID {request.action_id} was already used for something else"
+    return _refused(Refused(ErrorCode.ACTION_ID_REUSED, why))
 
 
 def _of_read(job: Job, what: "Exchange | Unanswered") -> "Outcome | Next":

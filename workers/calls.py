@@ -37,6 +37,8 @@ class Call:
     """What became of the Originate, for whoever waits for it."""
     has_outcome: bool = False
     """The OriginateResponse is here, though its event may still wait for Redis."""
+    truth: Outcome | None = None
+    """What was first seen of how the Originate ended."""
     is_doubtful: bool = False
     """The Originate was settled as `unknown`: what is seen of its call now is the truth about it."""
 
@@ -104,7 +106,9 @@ class Calls:
             return
         if call.response is not None:
             call.response.cancel()
-        if call.is_over or (not placed and not call.state):
+        if call.is_over:
+            self._forget_over(call)
+        elif not placed and not call.state:
             self._forget(call)
         elif not call.state:
             self._forget_if_unseen_soon(call)
@@ -116,10 +120,17 @@ class Calls:
             call = self._calls[action_id] = Call(action_id, channel_id)
             self._expected[channel_id] = call
         call.is_doubtful = True
-        if call.state == "up":
-            self._tell_truth(call, answered_outcome())
+        if call.truth is not None:  # seen since it was given up
+            self._tell_truth(call, call.truth)
         elif not call.state:  # it may be heard of as long as its record is there
             asyncio.get_running_loop().call_later(self._ttl_ms / 1000, self._forget_unseen, call, True)
+
+    def rule_out(self, action_id: str) -> None:
+        """Its call is known not to be alive, and nobody saw a channel of it that could still hang up."""
+        call = self._calls.get(action_id)
+        if call is not None and not call.legs:
+            self._forget(call)
+            self._on_note(_note(call, drop=[call.channel_id]))
 
     def load(self, legs: Mapping[str, str], records: Mapping[str, Mapping[str, str]]) -> None:
         """Take over the legs (Uniqueid -> ActionID) that an earlier worker left; `records`: what the record of each
@@ -133,9 +144,17 @@ class Calls:
                 self._expected[uniqueid] = call
                 continue
             call.state = seen if seen == "up" else "dialing"
+            call.truth = answered_outcome() if seen == "up" else None
             call.legs.add(uniqueid)
             call.members.add(uniqueid)
             self._legs[uniqueid] = call
+
+    def tell_loaded(self) -> None:
+        """Tell the truth about what was taken over as `unknown` though its call was seen to be answered: the earlier
+        worker was lost before it could."""
+        for call in self._calls.values():
+            if call.is_doubtful and call.truth is not None:
+                self._tell_truth(call, call.truth)
 
     def see(self, channels: Mapping[str, Channel]) -> list[Note]:
         """Compare with the channels that are alive (by Uniqueid): what was missed of the bus's own calls."""
@@ -218,14 +237,18 @@ class Calls:
         if call is None:
             return
         outcome = originate_outcome(event.headers)
-        if call.is_doubtful:
-            self._tell_truth(call, outcome)
+        self._learn(call, outcome)
         if call.response is not None and not call.response.done():
             call.response.set_result(outcome)
             if call.is_over:
                 self._forget(call)
-            elif outcome.state is State.FAILED and not call.state:
-                self._forget_if_unseen_soon(call)
+        if outcome.state is State.FAILED and not call.state:
+            self._forget_if_unseen_soon(call)
+
+    def _learn(self, call: Call, outcome: Outcome) -> None:
+        call.truth = call.truth or outcome
+        if call.is_doubtful:
+            self._tell_truth(call, outcome)
 
     def _tell_truth(self, call: Call, outcome: Outcome) -> None:
         call.is_doubtful = False
@@ -273,8 +296,7 @@ class Calls:
 
     def _answer(self, call: Call) -> Note:
         call.state = "up"
-        if call.is_doubtful:
-            self._tell_truth(call, answered_outcome())
+        self._learn(call, answered_outcome())
         return _note(call, fields=["call", "up", "answered_at", f"{self._now():.6f}"])
 
     def _hang_up(self, call: Call, uniqueid: str, cause: str) -> Note:
@@ -285,13 +307,19 @@ class Calls:
             call.cause = cause
         if call.legs:
             return _note(call, drop=[uniqueid])
-        if call.is_doubtful and call.state == "dialing" and cause:
-            self._tell_truth(call, ended_outcome(call.cause))
+        if call.state == "dialing" and cause:
+            self._learn(call, ended_outcome(call.cause))
         call.state = "ended"
         if call.is_over:
-            self._forget(call)
+            self._forget_over(call)
         fields = ["call", "ended", "cause", call.cause, "ended_at", f"{self._now():.6f}"]
         return _note(call, drop=[uniqueid], fields=fields, ttl_ms=self._ttl_ms)
+
+    def _forget_over(self, call: Call) -> None:
+        if call.response is None or not call.response.cancelled():
+            self._forget(call)
+        else:  # it is perhaps being settled as `unknown`: then `doubt` asks what was seen of it
+            asyncio.get_running_loop().call_later(UNSEEN_S, self._forget, call)
 
     def _forget_if_unseen_soon(self, call: Call) -> None:
         # The events of its channel may still be on their way: Asterisk sends them by another path.
@@ -305,7 +333,8 @@ class Calls:
             self._on_note(_note(call, drop=[call.channel_id]))
 
     def _forget(self, call: Call) -> None:
-        self._calls.pop(call.action_id, None)
+        if self._calls.get(call.action_id) is call:
+            del self._calls[call.action_id]
         if self._expected.get(call.channel_id) is call:
             del self._expected[call.channel_id]
         for uniqueid in (call.channel_id, *call.members):

@@ -42,6 +42,8 @@ class Job:
     """How long Asterisk's (first) whole answer is waited for."""
     channel_id: str | None = None
     """An Originate's ChannelId, which becomes the Uniqueid of its channel."""
+    is_ruled_out: bool = False
+    """Its call is known not to be alive (any more)."""
     outcome_timeout_s: float = 0.0
     """How long the OriginateResponse is waited for."""
     sending_at: float | None = None

@@ -92,7 +92,7 @@ class Originates:
                 late = AnswerTimeout(f"no outcome of the call within {job.outcome_timeout_s:g} s")
                 told = await self._looked_up(job) or unknown(late)
         except ConnectionLost as error:
-            told = await self._looked_up(job) or unknown(error)
+            told = await self._looked_up(job) or self._ruled_out(job, unknown(error))
         return replace(told, response=response)
 
     async def _await(self, job: Job, outcome: "asyncio.Future[Outcome]", otherwise: Outcome) -> Outcome:
@@ -104,15 +104,24 @@ class Originates:
         # No longer than from now on: Redis' clock, by which it was sent, may have been set back since.
         left_s = min(sent_at - self._clock.now(), 0) + job.outcome_timeout_s
         patience_s = max(LEAST_WAIT_S, left_s)
+        may_be_alive = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience_s):
                 await asyncio.wait([outcome], timeout=LOOK_S)
-                while not outcome.done() and await self._may_be_alive(job):
+                while not outcome.done() and (may_be_alive := await self._may_be_alive(job)):
                     await asyncio.wait([outcome], timeout=LOOK_S)
-        with contextlib.suppress(ConnectionLost):
+        try:
             if outcome.done() or self._calls.has_outcome(job.request.action_id):
                 return await outcome
-        return await self._looked_up(job) or otherwise
+        except ConnectionLost:
+            may_be_alive = False
+        return await self._looked_up(job) or (otherwise if may_be_alive else self._ruled_out(job, otherwise))
+
+    def _ruled_out(self, job: Job, outcome: Outcome) -> Outcome:
+        """Asterisk has no such channel: nothing more will be heard of this call."""
+        job.is_ruled_out = True
+        self._calls.rule_out(job.request.action_id)
+        return outcome
 
     async def _may_be_alive(self, job: Job) -> bool:
         await self._sessions.ready.wait()

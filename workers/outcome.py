@@ -87,6 +87,18 @@ def ended_outcome(cause: str) -> Outcome:
     return Outcome(State.FAILED, code=ErrorCode.ORIGINATE_FAILED, message=why)
 
 
+def resolved_outcome(state: State, code: ErrorCode | None, why: str, response: Headers | None) -> Outcome:
+    """An operator's word on an action that is `unknown`, beside Asterisk's first response where there was one.
+
+    Of a `done` action the reason stands where Asterisk's own Message would, of a `failed` one it is the error.
+    """
+    why = f"resolved by an operator: {why}"
+    if state is State.DONE:
+        told = [] if response is None else [pair for pair in response if pair[0].lower() != "message"]
+        response = Headers([*told, ("Message", why)], () if response is None else response.latin1)
+    return Outcome(state, response, code=code, message=why)
+
+
 def _error_code(message: str) -> ErrorCode:
     lowered = message.lower()
     for beginning, code in _ERROR_CODES:

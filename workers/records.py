@@ -159,9 +159,12 @@ class Records:
 def _response_fields(response: Headers | None) -> list[str | bytes]:
     if response is None:
         return []
-    message = response.get("Message")
-    fields: list[str | bytes] = ["response", response.get("Response") or ""]
-    return fields if message is None else [*fields, "message", message]
+    fields: list[str | bytes] = []
+    for name in ("Response", "Message"):
+        value = response.get(name)
+        if value is not None:
+            fields += [name.lower(), value]
+    return fields
 
 
 def _extra(request: Request) -> list[str | bytes]:

@@ -4,8 +4,9 @@ from typing import Any
 
 import structlog
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
-from broker.codec import State
+from broker.codec import BadMessage, State
 from broker.record import Record, decode_record
 from broker.scripts import Script
 from workers.config import Settings
@@ -27,8 +28,12 @@ class Revision:
 
     async def revise(self, action_id: str, outcome: Outcome, at: float) -> bool:
         """Make it `done` or `failed`, and say so on its channel and in `results`. False: it is not `unknown`."""
-        record = await self.record(action_id)
-        if record is None or record.state is not State.UNKNOWN:
+        try:
+            record = await self.record(action_id)
+            if record is None or record.state is not State.UNKNOWN:
+                return False
+        except BadMessage as error:
+            log.warning("the truth came late, and its record cannot be read", action_id=action_id, why=str(error))
             return False
         settings = self._settings
         item = self._records.revision(record, outcome, at)
@@ -41,7 +46,13 @@ class Revision:
         return True
 
     async def record(self, action_id: str) -> Record | None:
-        """The record of an action, None if there is none. Raises `BadMessage` for one of another version."""
-        fields: Any = await self._redis.hgetall(self._settings.keys.action(action_id))
+        """The record of an action, None if there is none. Raises `BadMessage` for one of another version, or what
+        is no record."""
+        try:
+            fields: Any = await self._redis.hgetall(self._settings.keys.action(action_id))
+        except ResponseError as error:
+            if not str(error).startswith("WRONGTYPE"):
+                raise
+            raise BadMessage(f"something of another type has the place of the record of {action_id}") from error
         flat = [part for pair in fields.items() for part in pair]
         return decode_record(self._settings.server, action_id, flat)

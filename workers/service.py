@@ -77,7 +77,8 @@ def amibus_version() -> str:
 
 async def serve(settings: Settings, stopping: asyncio.Event | None = None, *, until_drained: bool = False) -> None:
     """Start up, run, shut down. Returns when `stopping` is set; left out, it is set by SIGTERM or SIGINT, and a second
-    signal ends the process at once. `until_drained`: returns also when the queue is empty and all of it is settled.
+    signal ends the process at once. `until_drained`: returns also when the queue is empty, all of it is settled, and
+    Asterisk is there.
 
     Raises `SettingsError` for what only an operator can mend.
     """
@@ -266,6 +267,7 @@ class Tenure:
         self._news = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
         self._resuming: asyncio.Task[None] | None = None
+        self._revisions: set[asyncio.Task[None]] = set()
         self._stopping = False
 
     async def run(self, stopping: asyncio.Event, *, until_drained: bool = False) -> None:
@@ -281,6 +283,7 @@ class Tenure:
                     group.create_task(self._pump.run(), name="event pump"),
                     group.create_task(self._recover_and_work(), name="actions"),
                 ]
+                self._calls.tell_loaded()
                 await self._wait_for_end(stopping, until_drained)
                 if self._resuming is not None:
                     self._resuming.cancel()  # it would let actions through again, or ask sessions that are gone
@@ -330,8 +333,16 @@ class Tenure:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(DRAINED_PERIOD_S):
                     await stopping.wait()
-            if self._recovered and self._worker.intake.is_empty and not await self._backlog():
+            if await self._is_drained():
+                log.info("drained: all that was queued is settled")
                 return
+
+    async def _is_drained(self) -> bool:
+        """Whether all that was queued is settled. Not said before Asterisk is there: until then nobody knows what it
+        refuses, and what was missed is not told."""
+        if not self._recovered or self._state != "connected" or await self._backlog():
+            return False
+        return self._worker.intake.is_empty  # looked at last: what is settled on Redis may still be held here
 
     async def _backlog(self) -> int:
         """Entries in both lanes, or 1 while Redis does not say."""
@@ -342,7 +353,9 @@ class Tenure:
     def _on_truth(self, action_id: str, outcome: Outcome) -> None:
         """What became of an action that was settled as `unknown`."""
         if self._group is not None:
-            self._group.create_task(self._revise(action_id, outcome), name=f"revise {action_id}")
+            task = self._group.create_task(self._revise(action_id, outcome), name=f"revise {action_id}")
+            self._revisions.add(task)
+            task.add_done_callback(self._revisions.discard)
 
     def _note(self, note: Note) -> None:
         self._pump.note(note)
@@ -359,6 +372,10 @@ class Tenure:
                 await self._pump.drained.wait()
         except TimeoutError:
             log.warning("the last events were not published: the next start says so by BusGap", lost=self._pump.queued)
+        if self._revisions:
+            await asyncio.wait(self._revisions, timeout=self._settings.drain_s)
+        for task in self._revisions:
+            task.cancel()  # Redis is away, and would hold up the end
 
     async def _recover_and_work(self) -> None:
         await self._recovery.run()

@@ -6,7 +6,7 @@
 --   state, error_code, error, action, producer, queued_at, settled_at, revised (1: the truth about an action that was settled as
 --   `unknown`; nothing is done to one in any other state), then three lists, each with its number first: base (the record's first
 --   fields), fields (further final ones), dead (for `dead`)
--- Returns a list of verdicts; `missing`: the record is gone and the item brings no base fields to make it anew; nothing was done.
+-- Returns a list of verdicts; `reused`: nothing was done, for the ActionID is another's; `missing`: the record is gone and the item brings no base fields to make it anew; nothing was done.
 local root, publish = ARGV[1], ARGV[3]
 -- Where one of these is of a wrong type it is an error now, and not half-way: nothing of it could be taken back.
 for _, name in ipairs({'results', 'dead', 'actions', 'actions:urgent'}) do
@@ -67,6 +67,9 @@ local function settle(item)
   elseif record.err or (state and entry and (entry ~= item.entry or record[3] ~= item.lane)) then
     -- The record is another entry's, or none at all: this one is answered by a result of its own, the record is left alone.
     -- Answered once: its entry is gone where the reply to this call was lost and the call is repeated.
+    if item.state ~= 'rejected' and record[6] and record[6] ~= item.fingerprint then
+      return 'reused' -- it asked for something else, and the two were judged together: that is what it must be told
+    end
     local stream = root .. (item.lane == 'urgent' and 'actions:urgent' or 'actions')
     local first = redis.call('XACK', stream, 'workers', item.entry) + redis.call('XDEL', stream, item.entry) > 0
     if item.state ~= 'rejected' and record[6] == item.fingerprint then

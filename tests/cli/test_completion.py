@@ -44,6 +44,10 @@ def completed(*words: str, settings: dict[str, str] | None = None) -> list[str]:
 
 def test_commands_actions_and_events() -> None:
     assert completed("amibus", "st") == ["status"]
+    assert completed("amibus", "un") == ["unknown"]
+    assert completed("amibus", "res") == ["resolve"]
+    assert completed("amibus", "resolve", "pbx1", "c1", "f") == ["failed"]
+    assert "--until-drained" in completed("amibus", "worker", "--unt")
     assert completed("amibus", "send", "pbx1", "queuest") == ["QueueStatus"]
     assert completed("amibus", "tail", "pbx1", "Newch") == ["Newchannel"]
     assert "--follow" in completed("amibus", "send", "--fo")

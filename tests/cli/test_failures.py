@@ -53,7 +53,7 @@ def _raises(error: BaseException) -> object:
 def test_version_and_help() -> None:
     assert amibus("--version").stdout.startswith("amibus ")
     help_text = amibus("--help").stdout
-    for command in ("completion", "demo", "send", "simulate", "status", "tail", "worker"):
+    for command in ("completion", "demo", "resolve", "send", "simulate", "status", "tail", "unknown", "worker"):
         assert f"\n  {command}" in help_text
         own = amibus(command, "--help")
         assert own.returncode == 0

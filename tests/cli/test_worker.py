@@ -128,3 +128,22 @@ def test_a_signal_ends_it_in_order(redis_url: str, simulated: str, number: signa
     outcome = amibus("status", "pbx1", "--json", settings=settings)
     assert outcome.returncode == 1
     assert json.loads(outcome.stdout)["lease"] is None, "it was given back"
+
+
+def test_until_drained_it_ends_by_itself(redis_url: str, simulated: str) -> None:
+    settings = {
+        "AMIBUS_REDIS": redis_url,
+        "AMIBUS_AMI": simulated,
+        "AMIBUS_AMI_SECRET": "amibus",
+        "AMIBUS_SERVER": "pbx1",
+    }
+    for number in range(3):
+        amibus("send", "pbx1", "Ping", "--no-wait", "--action-id", f"ping-{number}", settings=settings)
+    outcome = amibus("worker", "--until-drained", settings=settings)
+    assert outcome.returncode == 0, outcome.stderr
+    assert "drained: all that was queued is settled" in outcome.stderr + outcome.stdout
+    status = json.loads(amibus("status", "pbx1", "--json", settings=settings).stdout)
+    assert [(each["action_id"], each["state"]) for each in reversed(status["results"])] == [
+        (f"ping-{number}", "done") for number in range(3)
+    ]
+    assert status["lease"] is None, "it was given back"

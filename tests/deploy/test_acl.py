@@ -1,6 +1,10 @@
 """`deploy/users.acl`: what each user may do, and what it is refused."""
 
+import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +13,7 @@ import redis
 
 from broker import Bus
 from broker.scripts import source
-from tests.deploy.guarded import DEPLOY, KEYS, PLACEHOLDER, ROOT, USERS, GuardedRedis, Stage
+from tests.deploy.guarded import DEPLOY, KEYS, PLACEHOLDER, ROOT, USERS, GuardedRedis, Stage, password, wait_until
 
 SCRIPTS = sorted(path.stem for path in (ROOT / "broker" / "scripts").glob("*.lua"))
 OTHER = "ami:{pbx2}:"
@@ -248,3 +252,54 @@ async def test_the_worker_and_the_client_are_refused_nothing(stage: Stage) -> No
         denied = {entry["object"] for entry in admin.acl_log()}
     # redis-py introduces itself so at every connection, and does not mind; Redis 7.0 cannot name that right.
     assert denied <= {"client|setinfo", "client"}
+
+
+def operate(stage: Stage, user: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """A command of an operator's, as one of the users."""
+    command = [sys.executable, "-m", "workers.cli", *arguments]
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AMIBUS_", "REDIS"))}
+    environment = inherited | {"AMIBUS_REDIS": stage.server.url_of(user)}
+    return subprocess.run(
+        command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+    )  # fmt: skip
+
+
+@pytest.fixture
+def doubtful(stage: Stage) -> Iterator[str]:
+    """The ActionID of an action that is unknown."""
+    result = operate(
+        stage, "amibus-producer", "send", KEYS.server, "Originate", "Channel=Local/noanswer@default", "Timeout=20000",
+        "Application=Echo", "--answer-timeout", "0.1", "--json",
+    )  # fmt: skip
+    assert result.returncode == 3, result.stderr
+    action_id: str = json.loads(result.stdout)["action_id"]
+    yield action_id
+    with stage.server.client() as admin:
+        admin.xadd(KEYS.actions, {"Action": "Hangup", "Channel": admin.hget(KEYS.action(action_id), "channel") or "-"})
+        wait_until("the call is over", lambda: admin.hget(KEYS.action(action_id), "call") == "ended")
+
+
+@pytest.mark.parametrize("user", ["amibus-worker", "admin"])
+def test_who_may_say_what_became_of_an_action(stage: Stage, doubtful: str, user: str) -> None:
+    with stage.server.client() as admin:
+        admin.acl_log_reset()
+        listed = operate(stage, user, "unknown", KEYS.server, "--json")
+        assert [json.loads(line)["action_id"] for line in listed.stdout.splitlines()][-1:] == [doubtful]
+        outcome = operate(stage, user, "resolve", KEYS.server, doubtful, "failed", "--why", "nobody was called")
+        assert outcome.returncode == 0, outcome.stderr
+        assert admin.hget(KEYS.action(doubtful), "state") == "failed"
+        assert {entry["object"] for entry in admin.acl_log()} <= {"client|setinfo", "client"}
+
+
+@pytest.mark.parametrize("user", ["amibus-monitor", "amibus-producer"])
+def test_who_may_not(stage: Stage, doubtful: str, user: str) -> None:
+    if user == "amibus-monitor":
+        listed = operate(stage, user, "unknown", KEYS.server, "--json")
+        assert [json.loads(line)["action_id"] for line in listed.stdout.splitlines()][-1:] == [doubtful]
+    outcome = operate(stage, user, "resolve", KEYS.server, doubtful, "failed", "--why", "nobody was called")
+    assert outcome.returncode == 1
+    assert f"does not let user '{user}' do this: resolve needs the rights of the worker's user" in outcome.stderr
+    assert outcome.stderr.count("\n") == 1
+    assert password(user) not in outcome.stderr
+    with stage.monitor as monitor:
+        assert monitor.hget(KEYS.action(doubtful), "state") == "unknown"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from broker.codec import Result, State
-from tests.faults.history import Entry, History, Line, Seen, Write, check
+from tests.faults.history import REUSED, Entry, History, Line, Seen, Write, check
 
 
 def result(action_id: str, entry: str, state: State, code: str | None = None, *, revised: bool = False) -> Result:
@@ -108,8 +108,21 @@ def test_a_write_after_the_fate_was_told_is_found() -> None:
     history = good()
     history.lines[2] = replace(history.lines[2], at=1.5)
     assert check(history) == []
-    history.lines[2] = replace(history.lines[2], at=0.5)
+    history.lines[2] = replace(history.lines[2], at=0.1)
     assert rules(history) == {"written late"}
+
+
+def test_two_lanes_may_have_an_entry_of_one_action_id_and_id() -> None:
+    history = good()
+    entry = next(each for each in history.entries if each.action_id == "b")
+    history.lines.append(Line("b", entry.entry, "rejected", REUSED, "why"))
+    history.messages.append(result("b", entry.entry, State.REJECTED, REUSED))
+    assert "settled twice" in rules(history)
+    history = good()
+    history.entries.append(replace(entry, lane="urgent"))
+    history.lines.append(Line("b", entry.entry, "rejected", REUSED, "why"))
+    history.messages.append(result("b", entry.entry, State.REJECTED, REUSED))
+    assert "settled twice" not in rules(history)
 
 
 def test_an_entry_of_the_other_lane_may_have_the_same_id() -> None:

@@ -108,9 +108,9 @@ def _live(command: dict[str, Any]) -> int:
 def _watch(points: Points) -> None:
     serve = workers.service.serve
 
-    async def watched(settings: Settings) -> None:
+    async def watched(settings: Settings, **more: Any) -> None:
         points.install(asyncio.get_running_loop())
-        await asyncio.create_task(serve(settings), name="serve")
+        await asyncio.create_task(serve(settings, **more), name="serve")
 
     workers.service.serve = watched  # type: ignore[assignment]
 

@@ -450,6 +450,19 @@ async def test_a_deadline_that_passes_while_asterisk_is_away(desk: Desk, asteris
     assert not asterisk.writes("a2")
 
 
+async def test_entries_of_one_action_id_whose_deadlines_pass_together(
+    redis_url: str, asterisk: SimulatedAsterisk
+) -> None:
+    await asterisk.stop()
+    async with running_worker(make_settings(redis_url, asterisk), connected=False), Desk(redis_url) as desk:
+        for value in ("1", "1", "2"):
+            await desk.add("Setvar", "a1", Variable="x", Value=value, Bus_Deadline="+0.3")
+        await eventually(lambda: is_idle(desk))
+        lines = [(line["state"], line["error_code"]) for line in await desk.lines(desk.keys.results)]
+    assert sorted(lines) == [("expired", "expired"), ("rejected", "action-id-reused")]
+    await asterisk.start()
+
+
 async def test_a_deadline_that_passes_while_redis_takes_its_time(
     redis_server: RedisServer, redis_url: str, asterisk: SimulatedAsterisk
 ) -> None:
@@ -724,3 +737,25 @@ async def test_each_of_those_that_share_a_turn_has_a_fate_of_its_own(
         assert len(await desk.lines(desk.keys.dead)) == 1
     counts = asterisk.write_counts()
     assert {name: counts.get(name, 0) for name in states} == {"a1": 1, "a2": 0, "a3": 1, "a4": 1, "a5": 2}
+
+
+async def test_those_that_are_left_of_a_shared_turn_stay_before_who_came_later(
+    redis_url: str, asterisk: SimulatedAsterisk
+) -> None:
+    await asterisk.stop()
+    async with running_worker(make_settings(redis_url, asterisk), connected=False), Desk(redis_url) as desk:
+        await desk.add("Ping", "a1", Bus_Deadline="+0.5")
+        await desk.add("Ping", "a2")
+        await eventually(lambda: is_pending(desk, 2))
+        await desk.add("Ping", "a3")
+        await eventually(lambda: is_pending(desk, 3))
+        assert (await desk.settled("a1"))["state"] == "expired"
+        await asterisk.start()
+        for action_id in ("a2", "a3"):
+            await desk.settled(action_id)
+    written = [action_id for action_id in asterisk.write_counts() if action_id.startswith("a")]
+    assert written == ["a2", "a3"]
+
+
+async def is_pending(desk: Desk, entries: int) -> bool:
+    return await desk.pending() == entries

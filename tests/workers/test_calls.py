@@ -157,7 +157,10 @@ async def test_a_success_answers_a_dialing_call(calls: Calls) -> None:
     assert calls.attribute(told())[1] == []
 
 
-async def test_the_cause_is_that_of_the_dialled_channel_if_it_tells(calls: Calls) -> None:
+async def test_the_cause_is_that_of_the_dialled_channel_if_it_tells(
+    calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls_module, "UNSEEN_S", 0.01)
     for first, second, cause in (("16", "17", "16"), ("0", "17", "17"), ("", "34", "34"), ("0", "0", "0")):
         calls.expect("a1", "u1")
         calls.attribute(newchannel("u1", "u1"))
@@ -165,7 +168,7 @@ async def test_the_cause_is_that_of_the_dialled_channel_if_it_tells(calls: Calls
         calls.attribute(hangup("u1", first))
         assert fields(calls.attribute(hangup("u2", second))[1])["cause"] == cause
         calls.give_up("a1", placed=True)
-        assert len(calls) == 0
+        await until(lambda: len(calls) == 0)
 
 
 async def test_a_call_that_was_never_placed_is_forgotten_and_may_be_expected_again(calls: Calls) -> None:
@@ -282,6 +285,39 @@ async def test_the_dialled_channel_is_known_whatever_the_order_of_the_legs(calls
     assert fields(calls.see(alive("u1", UP)))["call"] == "up"
 
 
+@pytest.mark.parametrize("seen", ["a response", "a hangup", "an answer and a hangup", "a response without a channel"])
+async def test_what_is_seen_while_it_is_being_settled_is_the_truth(
+    calls: Calls, heard: Heard, monkeypatch: pytest.MonkeyPatch, seen: str
+) -> None:
+    monkeypatch.setattr(calls_module, "UNSEEN_S", 0.05)
+    calls.expect("a1", "u1")
+    if seen != "a response without a channel":
+        calls.attribute(newchannel("u1", "u1"))
+    calls.give_up("a1", placed=True)
+    if seen == "an answer and a hangup":
+        calls.attribute(event("Newstate", Uniqueid="u1", ChannelState="6"))
+    if "hangup" in seen:
+        calls.attribute(hangup("u1", "17"))
+    else:
+        calls.deliver(told(Response="Failure", Reason="5"))
+    calls.doubt("a1", "u1")
+    [(action_id, state, _)] = heard.truths
+    assert (action_id, state) == ("a1", "done" if "answer" in seen else "failed")
+    if seen != "a response":
+        await until(lambda: len(calls) == 0)
+
+
+async def test_a_late_failure_gives_the_channel_id_back(
+    calls: Calls, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls_module, "UNSEEN_S", 0.01)
+    calls.expect("a1", "u1").cancel()
+    calls.doubt("a1", "u1")
+    calls.deliver(told(Response="Failure", Reason="0", Uniqueid="<null>"))
+    await until(lambda: len(calls) == 0, TTL_MS / 2000)
+    assert [note["drop"] for note in heard.notes] == [["u1"]]
+
+
 async def test_a_worker_that_takes_over_tells_the_truth_of_what_another_settled_as_unknown(
     calls: Calls, heard: Heard
 ) -> None:
@@ -290,6 +326,21 @@ async def test_a_worker_that_takes_over_tells_the_truth_of_what_another_settled_
     for uniqueid in ("u1", "u2"):
         calls.attribute(event("Newstate", Uniqueid=uniqueid, ChannelState="6"))
     assert [action_id for action_id, *_ in heard.truths] == ["a1", "a2"]
+
+
+async def test_of_a_call_taken_over_that_is_up_the_truth_is_told_when_it_can_be(calls: Calls, heard: Heard) -> None:
+    calls.load(
+        {"u1": "a1", "u2": "a2", "u3": "a3"},
+        {
+            "a1": {"call": "up", "state": "unknown"},
+            "a2": {"call": "up", "state": "done"},
+            "a3": {"call": "dialing", "state": "unknown"},
+        },
+    )
+    assert heard.truths == [], "nobody listens yet"
+    calls.tell_loaded()
+    calls.tell_loaded()
+    assert heard.truths == [("a1", "done", None)]
 
 
 async def test_a_doubtful_call_that_was_never_seen_is_kept_longer_than_another(

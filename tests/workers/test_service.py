@@ -31,6 +31,7 @@ from tests.workers.worker_process import (
     soon,
 )
 from workers import service as module
+from workers.service import serve
 from workers.simulated import ALL_CLASSES, SimulatedAsterisk, User
 
 ONE_KIND = pytest.mark.parametrize("redis_server", ["redis"], indirect=True)
@@ -491,6 +492,19 @@ async def test_a_stop_says_how_many_events_it_leaves_and_leaves_nothing_on_disk(
         await eventually(lambda: not list(tmp_path.glob("*")))
 
 
+async def test_a_stop_while_a_revision_waits_for_redis(own_redis: RedisServer, asterisk: SimulatedAsterisk) -> None:
+    asterisk.switch.ring_s = 3.0
+    async with WorkerProcess(make_settings(own_redis.url, asterisk, drain_s=0.3)) as worker:
+        await worker.connected()
+        async with Desk(own_redis.url) as desk:
+            await desk.originate("c0", Bus_Timeout=1, Data="30")
+            assert (await desk.settled("c0"))["state"] == "unknown"
+        own_redis.kill()
+        await eventually(lambda: {leg.state for leg in asterisk.switch.legs} == {6})  # answered: that is the truth
+        assert await worker.terminate() == 0
+        assert "Traceback" not in worker.text
+
+
 async def test_a_stop_is_heard_while_redis_is_not_there_yet(asterisk: SimulatedAsterisk) -> None:
     async with WorkerProcess(make_settings("redis://127.0.0.1:1/0", asterisk)) as worker:
         await worker.said("redis is away")
@@ -593,6 +607,94 @@ async def test_no_secret_is_in_the_log_or_the_argument_list(redis_url: str, aste
 def read_arguments(pid: int) -> str:
     with open(f"/proc/{pid}/cmdline", encoding="utf-8") as file:  # noqa: PTH123
         return file.read()
+
+
+# -- until drained
+
+
+def draining(redis_url: str, asterisk: SimulatedAsterisk, **settings: object) -> "asyncio.Task[None]":
+    """A worker in this event loop that ends when there is nothing left to do."""
+    return asyncio.create_task(serve(make_settings(redis_url, asterisk, **settings), until_drained=True))
+
+
+async def test_it_serves_what_is_queued_and_ends_by_itself(redis_url: str, asterisk: SimulatedAsterisk) -> None:
+    asterisk.switch.ring_s = 0.5
+    asterisk.faults.delay_response("s0", seconds=1.0)
+    async with Desk(redis_url) as desk:
+        await desk.originate("c0")
+        await desk.add("Setvar", "s0", Variable="x", Value="1")
+        await desk.add("Hangup", "h0", Channel="nobody", lane=URGENT)
+        await desk.add("Ping", "p0", Bus_Nonsense="x")
+        for n in range(300):
+            await desk.add("Ping", f"a{n}")
+        await soon(draining(redis_url, asterisk))
+        assert {(await desk.record(f"a{n}"))["state"] for n in range(300)} == {"done"}
+        states = [(await desk.record(action_id))["state"] for action_id in ("c0", "s0", "h0", "p0")]
+        assert states == ["done", "done", "failed", "rejected"]
+        assert len(await desk.lines(desk.keys.results)) == 304
+        assert await desk.backlog() == await desk.pending() == 0
+        assert await desk.redis.exists(desk.keys.lease) == 0, "it was given back"
+        assert [event.name for event in await desk.events("BusConnected", "BusGap")] == ["BusConnected", "BusGap"]
+        events = await desk.events("OriginateResponse")
+        assert [event.action_ids for event in events] == [["c0"]], "the event is out before the end"
+
+
+@ONE_KIND
+async def test_it_does_not_end_before_asterisk_is_there(redis_url: str) -> None:
+    asterisk = SimulatedAsterisk(users=USERS, seed=3)
+    await asterisk.start()  # for a port
+    await asterisk.stop()
+    async with Desk(redis_url) as desk:
+        worker = draining(redis_url, asterisk)
+        await eventually(lambda: desk.heartbeat())
+        started = (await desk.heartbeat())["heartbeat_at"]
+        await eventually(lambda: beats_after(desk, float(started) + 0.5))
+        assert not worker.done(), "nothing is queued, and nobody knows whether Asterisk would take it"
+        await desk.add("Ping", "a1")
+        async with asterisk:
+            await soon(worker)
+        assert (await desk.record("a1"))["state"] == "done"
+
+
+async def beats_after(desk: Desk, moment: float) -> bool:
+    return float((await desk.heartbeat()).get("heartbeat_at", 0)) > moment
+
+
+@ONE_KIND
+async def test_as_a_standby_it_waits_for_the_lease_first(
+    redis_url: str, asterisk: SimulatedAsterisk, tmp_path: Path
+) -> None:
+    async with served(redis_url, asterisk, name="first") as desk:
+        with capture_logs() as logs:
+            second = draining(redis_url, asterisk, name="second", journal_dir=str(tmp_path / "second"))
+            await eventually(lambda: [line for line in logs if line["event"].startswith("standing by")])
+            await done(desk, "a1")
+            assert not second.done()
+    async with Desk(redis_url) as desk:
+        await desk.add("Ping", "a2")
+        await soon(second)
+        assert (await desk.record("a2"))["state"] == "done"
+        assert await desk.redis.get(desk.keys.epoch) == b"2"
+
+
+@ONE_KIND
+async def test_a_refused_login_ends_it_with_the_sentence(redis_url: str, asterisk: SimulatedAsterisk) -> None:
+    with pytest.raises(ExceptionGroup) as caught:
+        await soon(draining(redis_url, asterisk, ami_secret="wrong", ami_events_secret="wrong"))
+    assert caught.group_contains(SettingsError)
+
+
+@ONE_KIND
+async def test_an_entry_whose_reply_was_lost_holds_the_end_up(
+    redis_url: str, redis_server: RedisServer, asterisk: SimulatedAsterisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MISSED_PERIOD_S", 0.2)
+    async with Proxy(redis_server.port) as proxy, Desk(redis_url) as desk:
+        await desk.add("Ping", "a1")
+        proxy.losses.append(b"XREADGROUP")
+        await soon(draining(proxy.url, asterisk))
+        assert not proxy.losses
+        assert (await desk.record("a1"))["state"] == "done"
 
 
 async def test_a_stop_while_asterisk_has_not_said_what_it_is(redis_url: str, asterisk: SimulatedAsterisk) -> None:

@@ -9,10 +9,12 @@ import click
 from workers.cli.completion import COMPLETE_VARIABLE, completion
 from workers.cli.demo import demo
 from workers.cli.failures import Amibus
+from workers.cli.resolve import resolve
 from workers.cli.send import send
 from workers.cli.simulate import simulate
 from workers.cli.status import status
 from workers.cli.tail import tail
+from workers.cli.unknown import unknown
 from workers.cli.worker import worker
 
 __all__ = ["cli", "main"]
@@ -41,7 +43,7 @@ def cli() -> None:
     """
 
 
-for _command in (demo, worker, send, tail, status, simulate, completion):
+for _command in (demo, worker, send, tail, status, unknown, resolve, simulate, completion):
     cli.add_command(_command)
 
 

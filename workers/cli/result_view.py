@@ -1,5 +1,6 @@
 """A result for people: its state, Asterisk's answer, the items of a list as tables, the lines of a Command."""
 
+import datetime
 from collections.abc import Iterable
 from typing import Final
 
@@ -74,6 +75,15 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds / 60:.0f} min"
+
+
+def local_time(unix_time: str) -> str:
+    """The moment in the local time zone; what is no time stays as it is."""
+    try:
+        moment = datetime.datetime.fromtimestamp(float(unix_time)).astimezone()
+    except (ValueError, OverflowError, OSError):
+        return unix_time
+    return moment.isoformat(" ", "seconds")
 
 
 def _show_response(output: Output, result: Result) -> None:

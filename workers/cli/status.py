@@ -1,7 +1,6 @@
 """`amibus status`: how the servers are, and one of them in detail."""
 
 import asyncio
-import datetime
 from typing import Final
 
 import click
@@ -12,7 +11,7 @@ from workers.cli.names import server_argument
 from workers.cli.options import client_options, client_settings
 from workers.cli.output import Cell, Output
 from workers.cli.overview import Overview, connected, known_servers, read_last, read_overview
-from workers.cli.result_view import duration, style_of
+from workers.cli.result_view import duration, local_time, style_of
 from workers.config import Settings
 
 _FINAL: Final = ("done", "failed", "rejected", "expired", "cancelled", "unknown")
@@ -130,7 +129,7 @@ def _facts(overview: Overview) -> list[tuple[str, str]]:
     worker: dict[str, str] = overview["worker"]
     if worker:
         place = f"{worker.get('worker')} on {worker.get('host')}, pid {worker.get('pid')}"
-        started = f", since {_local(worker.get('started_at', ''))}" if worker.get("started_at") else ""
+        started = f", since {local_time(worker.get('started_at', ''))}" if worker.get("started_at") else ""
         facts += [
             ("worker", f"{place}, amibus {worker.get('version')}{started}"),
             ("heartbeat", _age(overview)),
@@ -167,14 +166,6 @@ def _flow(worker: dict[str, str]) -> str:
     return flow
 
 
-def _local(unix_time: str) -> str:
-    try:
-        moment = datetime.datetime.fromtimestamp(float(unix_time)).astimezone()
-    except (ValueError, OverflowError, OSError):
-        return unix_time
-    return moment.isoformat(" ", "seconds")
-
-
 def _show_results(output: Output, overview: Overview) -> None:
     if not overview["results"]:
         return
@@ -185,7 +176,7 @@ def _show_results(output: Output, overview: Overview) -> None:
         why = each.get("error_code", "") and f"{each['error_code']}: {each.get('message', '')}"
         rows.append(
             [
-                (_local(each.get("settled_at", "")), "dim"),
+                (local_time(each.get("settled_at", "")), "dim"),
                 (each.get("action_id", ""), "magenta"),
                 each.get("action", ""),
                 (state, style_of(state)),

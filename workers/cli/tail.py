@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import re
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -11,14 +10,11 @@ from click.exceptions import Exit
 from workers.cli.names import event_arguments, server_argument
 from workers.cli.options import client_options, client_settings
 from workers.cli.output import Output
+from workers.cli.since import NOW, place, since_option
 
 if TYPE_CHECKING:
     from broker import BusEvent
     from workers.config import Settings
-
-_ENTRY: Final = re.compile(r"\$|\d+(-\d+)?")
-_AGO: Final = re.compile(r"-?(\d+)([smhd])")
-_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 ALWAYS_SHOWN: Final = "BusGap"
 """Whoever asks for some events only must hear all the same that some of them may be missing."""
@@ -28,9 +24,9 @@ ALWAYS_SHOWN: Final = "BusGap"
 @server_argument()
 @event_arguments
 @click.option("--action-id", metavar="ID", help="Only the events of this action and its call.")
-@click.option("--since", default="$", metavar="ID|$|0|-10m", callback=lambda *given: _checked(given[-1]),
-              help="Begin after the event with this id, now ($), with the oldest kept (0), or so long ago"
-              " (s, m, h or d).  [default: $]")  # fmt: skip
+@since_option(
+    NOW, "Begin after the event with this id, now ($), with the oldest kept (0), or so long ago (s, m, h or d)."
+)
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after so many events.")
 @click.option(
     "--json", "as_json", is_flag=True, help="One JSON object a line: the contract's event message, and its id."
@@ -65,12 +61,6 @@ def tail(
         raise Exit(0) from None
 
 
-def _checked(text: str) -> str:
-    if _ENTRY.fullmatch(text) or _AGO.fullmatch(text):
-        return text
-    raise click.BadParameter(f"{text!a} is no stream id, $, 0, or a time such as -10m")
-
-
 class _Printer:
     """Shows the events that are wanted, until there were enough."""
 
@@ -98,7 +88,7 @@ async def _tail(settings: "Settings", server: str, names: tuple[str, ...], since
 
     if names:
         names = (*names, ALWAYS_SHOWN)
-    start = await _start(settings, since)
+    start = await place(settings.redis, since)
     async with (
         Bus(settings.redis, settings.prefix) as bus,
         contextlib.aclosing(bus.server(server).events(*names, since=start)) as events,
@@ -106,14 +96,3 @@ async def _tail(settings: "Settings", server: str, names: tuple[str, ...], since
         async for event in events:
             if printer.show(event):
                 return
-
-
-async def _start(settings: "Settings", since: str) -> str:
-    """A place in the stream. A time is given as an id without a sequence number: no event of that id need be there."""
-    found = _AGO.fullmatch(since)
-    if found is None:
-        return since
-    from workers.cli.overview import redis_time
-
-    now = await redis_time(settings.redis)
-    return str(max(0, int((now - int(found[1]) * _SECONDS[found[2]]) * 1000)))

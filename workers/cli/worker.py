@@ -17,21 +17,27 @@ from workers.config import Settings, load_settings
 
 @click.command()
 @click.option("--print-config", is_flag=True, help="Show every setting, its value and where that is from; then end.")
+@click.option("--until-drained", is_flag=True, help="End by itself once the queue is empty and all of it is settled.")
 @setting_options()
-def worker(config: str | None, print_config: bool, **flags: Any) -> None:
+def worker(config: str | None, print_config: bool, until_drained: bool, **flags: Any) -> None:
     """Run the worker that serves one Asterisk server.
 
     It takes actions from the server's queue on Redis, writes each to Asterisk at most once, and publishes results and
     events. SIGTERM or Ctrl-C lets what was sent be answered first; a second one ends it at once.
 
+    With --until-drained it serves what is queued, waits for the results (of a call: for its answer, not for its end),
+    gives the lease back and ends; for scripts, and before a move. Where another worker serves this server it stands by
+    first, and while Asterisk is away it waits, also with nothing on the queue.
+
     \b
     Examples:
       AMIBUS_AMI_SECRET_FILE=/etc/amibus/secret amibus worker --server pbx1
       amibus worker --config /etc/amibus/pbx1.toml --print-config
+      amibus worker --config /etc/amibus/pbx1.toml --until-drained && echo "all settled"
 
     \b
     Exit codes:
-      0   stopped as asked
+      0   stopped as asked, or drained
       78  a setting cannot work, Asterisk refused the login, or Redis is unsuitable: mend it first
     """
     flags = given(flags)
@@ -41,11 +47,11 @@ def worker(config: str | None, print_config: bool, **flags: Any) -> None:
         return
     if not settings.server:
         raise SettingsError("no server is named: give --server pbx1, AMIBUS_SERVER, or server in the settings file")
-    run_worker(settings)
+    run_worker(settings, until_drained=until_drained)
 
 
-def run_worker(settings: Settings) -> None:
-    """Serve until a signal. Raises `SettingsError`, or an exception group that holds one."""
+def run_worker(settings: Settings, *, until_drained: bool = False) -> None:
+    """Serve until a signal, or until drained. Raises `SettingsError`, or an exception group that holds one."""
     import structlog
 
     from workers.logs import configure
@@ -53,7 +59,7 @@ def run_worker(settings: Settings) -> None:
 
     configure(settings.log_format, settings.log_level)
     try:
-        _run(lambda: serve(settings))
+        _run(lambda: serve(settings, until_drained=until_drained))
     except Exception as error:
         if known_error(error) is None:
             # The log is where an operator looks: there, and only there, the traceback is of use.
