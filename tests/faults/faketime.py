@@ -9,6 +9,8 @@ import pytest
 LIBRARIES: Final = sorted(Path("/usr/lib").glob("**/faketime/libfaketimeMT.so.1"))
 """The library for processes with several threads, where it is installed."""
 
+SHARED: Final = ("faketime_shm_", "sem.faketime_sem_")
+
 CACHE_S: Final = 1
 """The process looks so often at what the hour is to be: each look costs it a file."""
 
@@ -22,6 +24,7 @@ class FakeTime:
             if os.environ.get("CI"):
                 pytest.fail(reason)
             pytest.skip(reason)
+        self.forget_dead()
         self._file = directory / "faketime"
         self.step(0)
         self.environment = {
@@ -36,3 +39,11 @@ class FakeTime:
         draft = self._file.with_suffix(".new")
         draft.write_text(f"{seconds:+.0f}\n")
         draft.replace(self._file)
+
+    @staticmethod
+    def forget_dead() -> None:
+        """Remove what the library shares with children, of processes that were killed: a later one of the same number
+        must not take it for its own."""
+        for path in [path for kind in SHARED for path in Path("/dev/shm").glob(f"{kind}*")]:
+            if not Path(f"/proc/{path.name.rpartition('_')[2]}").exists():
+                path.unlink(missing_ok=True)

@@ -26,8 +26,10 @@ async def asterisk() -> AsyncIterator[SimulatedAsterisk]:
 
 
 @pytest.fixture
-def fake_time(tmp_path: Path) -> FakeTime:
-    return FakeTime(tmp_path)
+def fake_time(tmp_path: Path) -> Iterator[FakeTime]:
+    faked = FakeTime(tmp_path)
+    yield faked
+    faked.forget_dead()
 
 
 @pytest.fixture
