@@ -8,7 +8,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -40,7 +40,9 @@ def free_port() -> int:
 class RedisServer:
     """One server process. `start` after `kill` comes back on the same port with what its append-only file kept."""
 
-    def __init__(self, kind: str, *options: str, password: str = "") -> None:
+    def __init__(
+        self, kind: str, *options: str, password: str = "", environment: Mapping[str, str] | None = None
+    ) -> None:
         program = binary(kind)
         if program is None:
             raise RuntimeError(f"no {kind} server on this machine")
@@ -50,6 +52,7 @@ class RedisServer:
         self.url = f"redis://{f':{password}@' if password else ''}127.0.0.1:{self.port}/0"
         self.directory = Path(tempfile.mkdtemp(prefix=f"amibus-{kind}-"))
         self.process: subprocess.Popen[bytes] | None = None
+        self._environment = os.environ | (environment or {})
         self._command = [
             program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory), "--save", "",
             "--appendonly", "yes", "--appendfsync", "everysec", "--maxmemory-policy", "noeviction",
@@ -60,7 +63,9 @@ class RedisServer:
 
     def start(self) -> None:
         """Start, and return when it answers PING."""
-        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+        self.process = subprocess.Popen(
+            self._command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, env=self._environment
+        )
         deadline = time.monotonic() + START_DEADLINE_S
         with self.client() as client:
             while True:

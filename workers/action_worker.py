@@ -36,7 +36,7 @@ from workers.schedule import MAX_GROUP, Schedule, Turn
 from workers.sessions import Sessions
 
 REPEATS: Final = 3
-"""How often a read-only action is asked again when its session was lost under it."""
+"""How often a read-only action is asked again when its session, or its answer, was lost."""
 
 DEPTH: Final = 3
 """Script calls of a kind under way at once: Redis is at one while this worker makes the next."""
@@ -275,10 +275,7 @@ class ActionWorker:
             yield [(job, Next.AGAIN) for job in jobs]
             return
         async for told in answers:
-            yield [
-                (job := waiting[action_id], outcome_of(what) if isinstance(what, Exchange) else _unanswered(job, what))
-                for action_id, what in told
-            ]
+            yield [(job := waiting[action_id], _of_read(job, what)) for action_id, what in told]
 
     async def _send_change(self, job: Job, turn: Turn) -> "Outcome | Next":
         """Write an action that changes something, which is done once, and await what comes of it."""
@@ -453,11 +450,18 @@ def _reused(request: Request) -> Outcome:
     return _refused(Refused(ErrorCode.ACTION_ID_REUSED, why))
 
 
-def _unanswered(job: Job, error: Unanswered) -> "Outcome | Next":
-    """No (whole) answer came to a read-only action: it is asked again, unless it has taken too long."""
-    job.repeats += 1
-    if isinstance(error, AnswerTimeout) or job.repeats > REPEATS:
-        return unknown(error)
+def _of_read(job: Job, what: "Exchange | Unanswered") -> "Outcome | Next":
+    """What came of a read-only action. It is asked again if its answer was lost, with its session or on it, unless that
+    has taken too long."""
+    if isinstance(what, Exchange):
+        outcome = outcome_of(what)
+        # A later action was answered and this one was not, or not to the end. (An empty table of IAXnetstats is that.)
+        is_lost = what.overtaken and what.spec.shape != "raw-text"
+    else:
+        outcome, is_lost = unknown(what), not isinstance(what, AnswerTimeout)
+    job.repeats += is_lost
+    if not is_lost or job.repeats > REPEATS:
+        return outcome
     job.written = True
     return Next.AGAIN
 

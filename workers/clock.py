@@ -3,8 +3,15 @@
 import time
 from typing import Final
 
+import structlog
+
 SLOW_S: Final = 0.25
 """A round trip to Redis that took longer tells its time too badly."""
+
+STEP_S: Final = 1.0
+"""A difference from the last estimate that no drift of two clocks within a heartbeat's period explains."""
+
+log = structlog.get_logger()
 
 
 class ServerClock:
@@ -13,16 +20,32 @@ class ServerClock:
     def __init__(self) -> None:
         self._offset_s = time.time() - time.monotonic()
         self._learned = False
+        self.stepped_s = 0.0
+        """The last step of Redis' clock against the monotonic one; negative: it was set back. 0: none was seen."""
 
     def learn(self, server_time: float, asked_at: float) -> None:
-        """Take over Redis' time (unix seconds), asked for at `asked_at` (monotonic)."""
+        """Take over Redis' time (unix seconds), asked for at `asked_at` (monotonic). A step of its clock is said."""
         now = time.monotonic()
-        if self._learned and now - asked_at > SLOW_S:
-            return  # the answer was held up somewhere: the old estimate is better than half of an unknown
+        half_s = (now - asked_at) / 2
         # Half of the round trip is the best guess of when Redis looked at its clock.
-        self._offset_s = server_time - (asked_at + now) / 2
+        offset_s = server_time - (asked_at + half_s)
+        change_s = offset_s - self._offset_s
+        if self._learned:
+            is_step = abs(change_s) > STEP_S + half_s
+            if not is_step and now - asked_at > SLOW_S:
+                return  # the answer was held up somewhere: the old estimate is better than half of an unknown
+            if is_step:
+                self._tell_of_step(change_s)
+        self._offset_s = offset_s
         self._learned = True
 
     def now(self) -> float:
         """Unix seconds by Redis' clock."""
         return time.monotonic() + self._offset_s
+
+    def _tell_of_step(self, step_s: float) -> None:
+        self.stepped_s = step_s
+        log.warning(
+            "redis' clock has been stepped: deadlines and the ages of records go by it", step_s=round(step_s, 3),
+            hint="have it slewed instead; another server in its place, or a pause of this host, looks the same",
+        )  # fmt: skip

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import struct
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, Self, cast
@@ -31,10 +32,19 @@ PING_AFTER_S: Final = 2.0
 """An idle session is asked whether it lives: a half-open one is found within `PING_AFTER_S` + `PING_TIMEOUT_S`."""
 
 PING_TIMEOUT_S: Final = 3.0
+PROBE_S: Final = 2
+"""A session that waits for a slow action says nothing: the kernel asks the other host so often whether it is there."""
+
+SEVERED_S: Final = 8
+"""An other host whose kernel has confirmed nothing for so long is not there. Asterisk itself may take its time."""
+
 TICK_S: Final = 0.25
 """How often a session looks at its timeouts."""
 
 _PING: Final = spec_of("Ping")
+
+_TCP_INFO: Final = struct.Struct("=24xI28xI")
+"""Of Linux' struct tcp_info: tcpi_unacked and tcpi_last_ack_recv."""
 
 log = structlog.get_logger()
 
@@ -214,6 +224,10 @@ class Connection(asyncio.Protocol):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             # The events session must take a burst while a script call is being prepared.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * 1024 * 1024)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_S)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_S)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, SEVERED_S // PROBE_S - 1)
 
     def data_received(self, data: bytes) -> None:
         self._heard_at = time.monotonic()
@@ -293,8 +307,22 @@ class Connection(asyncio.Protocol):
             action_id, head = next(iter(self._waiters.items()))
             if now - self._head_since > head.timeout_s:
                 self._time_out(action_id, head)
+            elif self._is_severed():
+                self.abort(f"the host of Asterisk has confirmed nothing for {SEVERED_S} s")
         elif now - self._heard_at > PING_AFTER_S:
             self._ping()
+
+    def _is_severed(self) -> bool:
+        """Whether what was written has not even reached the other host. The kernel's probes cease while it tries that,
+        and on its own it would try for a quarter of an hour."""
+        assert self._transport is not None
+        try:
+            sock = self._transport.get_extra_info("socket")
+            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+        except OSError:
+            return False
+        unconfirmed, confirmed_ms_ago = _TCP_INFO.unpack(info)
+        return bool(unconfirmed and confirmed_ms_ago > SEVERED_S * 1000)
 
     def _time_out(self, action_id: str, head: _Waiter) -> None:
         """Nothing more is written to this session: what comes late must not be taken for another's answer."""

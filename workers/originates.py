@@ -101,7 +101,9 @@ class Originates:
         if known is not None:
             return known
         sent_at = job.sending_at or self._clock.now()
-        patience_s = max(LEAST_WAIT_S, sent_at + job.outcome_timeout_s - self._clock.now())
+        # No longer than from now on: Redis' clock, by which it was sent, may have been set back since.
+        left_s = min(sent_at - self._clock.now(), 0) + job.outcome_timeout_s
+        patience_s = max(LEAST_WAIT_S, left_s)
         may_be_alive = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience_s):

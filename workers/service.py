@@ -91,22 +91,22 @@ async def serve(settings: Settings, stopping: asyncio.Event | None = None, *, un
     if settings.event_spool_dir:
         prepare(Path(settings.event_spool_dir))
     redis = connect(settings.redis, settings.keys)
+    clock = ServerClock()
+    lease, standby = Lease(redis, settings, clock), Standby(settings)
     log.info("starting", server=settings.server, asterisk=settings.ami, worker=settings.name, version=amibus_version())
     try:
         info = await _unless(stopping, check_redis(redis, settings.redis))
         log.info("redis is here", redis=server_name(info))
         notify("READY=1")
-        clock = ServerClock()
-        lease, standby = Lease(redis, settings, clock), Standby(settings)
         while True:
             await _unless(stopping, lease.acquire(standby.check))
             try:
-                journal = await _open_journal(settings, clock, lease)
+                journal = await _open_journal(settings, clock, lease, stopping)
                 if journal is None:
                     await _unless(stopping, asyncio.sleep(settings.lease_s))
                 else:
                     with contextlib.closing(journal):
-                        doubtful_before = await _doubtful_before(lease, journal, clock.now())
+                        doubtful_before = await _unless(stopping, _doubtful_before(lease, journal, clock.now()))
                         tenure = Tenure(redis, settings, clock, lease, journal, publish_command(info), doubtful_before)
                         await tenure.run(stopping, until_drained=until_drained)
                         if until_drained:
@@ -115,12 +115,16 @@ async def serve(settings: Settings, stopping: asyncio.Event | None = None, *, un
                 if outage().is_news("fenced"):
                     log.error("fenced: another worker has taken over, or Redis was emptied", why=str(_leaf(lost)))
     except _Stopped:
+        if lease.is_valid:
+            await lease.release()
         log.info("stopped")
     finally:
         await redis.aclose()
 
 
-async def _open_journal(settings: Settings, clock: ServerClock, lease: Lease) -> Journal | None:
+async def _open_journal(
+    settings: Settings, clock: ServerClock, lease: Lease, stopping: asyncio.Event
+) -> Journal | None:
     """Open and seal this host's journal for the epoch just begun. None: another process of this host has it and cannot
     be ended; the lease is given back."""
     directory = journal_directory(settings.journal_dir, os.environ)
@@ -137,7 +141,7 @@ async def _open_journal(settings: Settings, clock: ServerClock, lease: Lease) ->
     try:
         if journal.last_epoch >= lease.epoch:
             log.error("redis has gone back in time", epoch=lease.epoch, epoch_of_the_journal=journal.last_epoch)
-            await lease.overtake(journal.last_epoch)
+            await _unless(stopping, lease.overtake(journal.last_epoch))
         await asyncio.to_thread(journal.seal, lease.epoch)
     except JournalFull as error:
         journal.close()
@@ -269,11 +273,9 @@ class Tenure:
         self._beside: set[asyncio.Task[None]] = set()
 
     async def run(self, stopping: asyncio.Event, *, until_drained: bool = False) -> None:
-        """Serve until the stop, then drain and release. Raises `LeaseLost` or `SettingsError` in a group."""
-        await self._load_calls()
-        last = await until_done("the last event", lambda: self._redis.xrevrange(self._settings.keys.events, count=1))
-        if last:
-            self._away_since = entry_time(last[0][0].decode())
+        """Serve until the stop, then drain and release. Raises `LeaseLost` or `SettingsError` in a group; `_Stopped`
+        before anything was begun."""
+        await _unless(stopping, self._look_back())
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
@@ -306,6 +308,13 @@ class Tenure:
             self._diary.close()
             self._journal.close()
         await self._lease.release()
+
+    async def _look_back(self) -> None:
+        """Find out what an earlier worker left, and since when nobody has watched."""
+        await self._load_calls()
+        last = await until_done("the last event", lambda: self._redis.xrevrange(self._settings.keys.events, count=1))
+        if last:
+            self._away_since = entry_time(last[0][0].decode())
 
     async def _load_calls(self) -> None:
         """Take over the calls that are alive, and those that were about to be placed."""
@@ -522,6 +531,7 @@ class Tenure:
             "state": "paused" if self._diary.is_full and self._state == "connected" else self._state,
             "epoch": self._lease.epoch,
             "started_at": f"{self._lease.started_at:.6f}",
+            "clock_stepped_s": f"{self._clock.stepped_s:.3f}",
             "queued": self._queued,
             "in_flight": self._sessions.in_flight,
             **{state: totals[state] for state in ("done", "failed", "rejected", "expired", "cancelled", "unknown")},

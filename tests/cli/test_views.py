@@ -7,7 +7,7 @@ from broker.codec import BusEvent
 from workers.cli.event_view import MAX_FACTS, event_object, facts, moment
 from workers.cli.output import clean
 from workers.cli.result_view import choose_columns, duration
-from workers.cli.status import _flow
+from workers.cli.status import _flow, _stepped_s
 
 
 def test_what_could_command_a_terminal_is_made_visible() -> None:
@@ -54,3 +54,8 @@ def test_events_that_wait_for_redis_are_shown() -> None:
     assert _flow(beat) == ", 9 in, 1 dropped"
     assert _flow(beat | {"events_queued": "7", "events_spooled": "5"}) == ", 9 in, 1 dropped, 7 waiting (5 on disk)"
     assert _flow({"events_in": "9", "events_dropped": "1"}) == ", 9 in, 1 dropped", "of an older worker"
+
+
+@pytest.mark.parametrize(("told", "step_s"), [("0.000", 0), ("-3600.000", -3600), ("x", 0), (None, 0)])
+def test_a_step_of_redis_clock(told: str | None, step_s: float) -> None:
+    assert _stepped_s({} if told is None else {"clock_stepped_s": told}) == step_s

@@ -1,6 +1,7 @@
 """Journals to test with."""
 
 import os
+import subprocess
 import time
 import uuid
 from collections.abc import Iterator
@@ -79,3 +80,13 @@ def fail_once(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(os, name, fail)
+
+
+def may_mount() -> bool:
+    """Whether a small disk can be made for a test."""
+    return (
+        os.geteuid() == 0
+        and not subprocess.run(
+            ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True, check=False
+        ).returncode
+    )

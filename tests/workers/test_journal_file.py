@@ -1,6 +1,5 @@
 """The journal's file: a disk that takes no more, and getting shorter while it is in use."""
 
-import os
 import subprocess
 import threading
 from collections.abc import Callable
@@ -11,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.workers.journal_process import KEEP_S, JournalProcess
-from tests.workers.journals import Clock, clock_of_today, fail_once, flags, later_boot, note, path_of, reopen
+from tests.workers.journals import Clock, clock_of_today, fail_once, flags, later_boot, may_mount, note, path_of, reopen
 from workers import journal as journal_module
 from workers.journal import Journal, JournalFull
 from workers.journal_file import JournalFile
@@ -37,15 +36,6 @@ def test_a_full_disk_notes_nothing_and_can_be_tried_again(tmp_path: Path) -> Non
     journal = reopen(tmp_path, clock_of_today())
     assert flags(journal, "call-1", "call-2", "call-3") == [True, False, False]
     journal.close()
-
-
-def may_mount() -> bool:
-    return (
-        os.geteuid() == 0
-        and not subprocess.run(
-            ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True, check=False
-        ).returncode
-    )
 
 
 @pytest.mark.skipif(not may_mount(), reason="may not mount; a limit of the file's size has the same effect")

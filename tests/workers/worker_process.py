@@ -81,6 +81,8 @@ async def running_worker(settings: Settings, *, connected: bool = True) -> Async
 class WorkerProcess:
     """`amibus worker` as a process, ended by its pid. `log` is what it has said, one map per line."""
 
+    command: tuple[str, ...] = ("-m", "workers.cli", "worker")
+
     def __init__(self, settings: Settings, **environment: str) -> None:
         self.settings = settings
         self.log: list[dict[str, Any]] = []
@@ -102,7 +104,7 @@ class WorkerProcess:
     async def start(self) -> None:
         """Start it; it need not be connected yet when this returns."""
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "workers.cli", "worker", env=self._make_environment(),
+            sys.executable, *self.command, env=self._make_environment(),
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
         self._reading = asyncio.create_task(self._read(self._process))

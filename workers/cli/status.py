@@ -135,6 +135,8 @@ def _facts(overview: Overview) -> list[tuple[str, str]]:
             ("heartbeat", _age(overview)),
             ("asterisk", worker.get("asterisk") or "-"),
         ]
+        if _stepped_s(worker):
+            facts.append(("clock", f"Redis' was last stepped by {_stepped_s(worker):+.1f} s: have it slewed"))
     lease = overview["lease"]
     held = "nobody" if lease is None else f"{lease.get('worker', lease.get('holder'))}, {lease['ttl_s']:.1f} s left"
     facts.append(("lease", f"{held}; epoch {overview['epoch']}"))
@@ -148,6 +150,13 @@ def _facts(overview: Overview) -> list[tuple[str, str]]:
     facts.append(("events", f"{overview['events']} kept{_flow(worker) if worker else ''}"))
     facts.append(("refused", f"{overview['dead']} kept"))
     return facts
+
+
+def _stepped_s(worker: dict[str, str]) -> float:
+    try:
+        return float(worker.get("clock_stepped_s", 0))  # missing in that of an older worker
+    except ValueError:
+        return 0.0
 
 
 def _flow(worker: dict[str, str]) -> str:
