@@ -217,4 +217,6 @@ async def test_killed_and_started_again(redis_url: str, asterisk: SimulatedAster
             # In CI others use the processor, too; what is seen is told.
             assert first_s < settings.lease_s + 1 + (START_S if os.environ.get("CI") else 0)
             assert (await desk.settled("v0"))["state"] == "unknown"
+            for action_id in IDS:  # its end is that of a crash: nothing must be on its way
+                await desk.settled(action_id)
     await rest_is_done(settings, asterisk, unknown=("v0",))
