@@ -31,6 +31,7 @@ from tests.workers.worker_process import (
     soon,
 )
 from workers import service as module
+from workers import tenure
 from workers.service import serve
 from workers.simulated import ALL_CLASSES, SimulatedAsterisk, User
 
@@ -297,7 +298,7 @@ async def is_drained(desk: Desk) -> bool:
 async def test_entries_whose_reply_was_lost_are_taken_again(
     redis_server: RedisServer, redis_url: str, asterisk: SimulatedAsterisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MISSED_PERIOD_S", 0.2)
+    monkeypatch.setattr(tenure, "MISSED_PERIOD_S", 0.2)
     async with through_proxy(redis_server, asterisk) as (proxy, desk):
         await done(desk, "warm-up")
         proxy.losses.append(b"XREADGROUP")
@@ -704,7 +705,7 @@ async def test_a_refused_login_ends_it_with_the_sentence(redis_url: str, asteris
 async def test_an_entry_whose_reply_was_lost_holds_the_end_up(
     redis_url: str, redis_server: RedisServer, asterisk: SimulatedAsterisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MISSED_PERIOD_S", 0.2)
+    monkeypatch.setattr(tenure, "MISSED_PERIOD_S", 0.2)
     async with Proxy(redis_server.port) as proxy, Desk(redis_url) as desk:
         await desk.add("Ping", "a1")
         proxy.losses.append(b"XREADGROUP")

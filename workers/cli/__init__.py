@@ -22,7 +22,7 @@ __all__ = ["cli", "main"]
 
 def _show_version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
     if wanted and not context.resilient_parsing:
-        from workers.service import amibus_version
+        from workers.version import amibus_version
 
         click.echo(f"amibus {amibus_version()}")
         context.exit()
