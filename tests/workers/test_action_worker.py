@@ -746,3 +746,23 @@ async def test_those_that_are_left_of_a_shared_turn_stay_before_who_came_later(
 
 async def is_pending(desk: Desk, entries: int) -> bool:
     return await desk.pending() == entries
+
+
+async def test_where_a_deadline_ends_a_shared_turn_the_others_keep_their_place(
+    redis_url: str, asterisk: SimulatedAsterisk
+) -> None:
+    async with running_worker(make_settings(redis_url, asterisk)), Desk(redis_url) as desk:
+        for number in range(5):
+            late, short, first, second = (f"a{number}{name}" for name in ("late", "short", "first", "second"))
+            await desk.add("Ping", late, Bus_Deadline="1")  # at the head of the queue until it is looked at
+            await eventually(lambda: is_pending(desk, 1))
+            async with desk.redis.pipeline(transaction=True) as together:
+                together.xadd(desk.keys.actions, {"Action": "Ping", "ActionID": short, "Bus-Deadline": "+0.02"})
+                together.xadd(desk.keys.actions, {"Action": "Ping", "ActionID": first})
+                await together.execute()
+            await eventually(lambda: is_pending(desk, 3))
+            await desk.add("Ping", second)
+            for action_id in (late, short, first, second):
+                await desk.settled(action_id)
+            written = [each for each in asterisk.write_counts() if each in (first, second)]
+            assert written == [first, second]
