@@ -351,8 +351,7 @@ class ActionWorker:
                     State.CANCELLED, code=ErrorCode.CANCELLED, message="it was taken back before it was sent"
                 )
             case "reused":
-                why = f"ActionID {job.request.action_id} was already used for something else"
-                return _refused(Refused(ErrorCode.ACTION_ID_REUSED, why))
+                return _reused(job.request)
             case _:
                 why = f"ChannelId {job.channel_id} belongs to a call that is alive"
                 return _refused(Refused(ErrorCode.DUPLICATE_CHANNEL_ID, why))
@@ -405,6 +404,10 @@ class ActionWorker:
                 # the same.
                 item = self._records.settle(request, outcome, at, job, epoch, whole=True)
                 verdict = await self._settles.add(item)  # noqa: PLW2901
+            elif verdict == "reused":
+                outcome = _reused(request)
+                item = self._records.settle(request, outcome, at, None, epoch)
+                verdict = await self._settles.add(item)  # noqa: PLW2901
             if verdict in ("settled", "apart"):
                 self.totals[outcome.state] += 1
                 self._log(request, outcome)
@@ -445,6 +448,11 @@ class ActionWorker:
 
 def _refused(refusal: Refused) -> Outcome:
     return Outcome(State.REJECTED, code=ErrorCode(refusal.code), message=str(refusal))
+
+
+def _reused(request: Request) -> Outcome:
+    why = f"ActionID {request.action_id} was already used for something else"
+    return _refused(Refused(ErrorCode.ACTION_ID_REUSED, why))
 
 
 def _unanswered(job: Job, error: Unanswered) -> "Outcome | Next":

@@ -6,7 +6,8 @@
 --   state, error_code, error, action, producer, queued_at, settled_at, revised (1: the truth about an action that was settled as
 --   `unknown`; nothing is done to one in any other state), then three lists, each with its number first: base (the record's first
 --   fields), fields (further final ones), dead (for `dead`)
--- Returns a list of verdicts; `missing`: the record is gone and the item brings no base fields to make it anew; nothing was done.
+-- Returns a list of verdicts; `missing`: the record is gone and the item brings no base fields to make it anew; `reused`: the record is of
+--   another entry that asks for something else, so this one is to be rejected. In both cases nothing was done.
 local root, publish = ARGV[1], ARGV[3]
 -- Where one of these is of a wrong type it is an error now, and not half-way: nothing of it could be taken back.
 for _, name in ipairs({'results', 'dead', 'actions', 'actions:urgent'}) do
@@ -65,6 +66,9 @@ local function settle(item)
     tell(item, key)
     return 'revised'
   elseif record.err or (state and entry and (entry ~= item.entry or record[3] ~= item.lane)) then
+    if state and record[6] ~= item.fingerprint and (item.state == 'expired' or item.state == 'cancelled') then
+      return 'reused' -- the two were judged together, when neither had a record
+    end
     -- The record is another entry's, or none at all: this one is answered by a result of its own, the record is left alone.
     -- Answered once: its entry is gone where the reply to this call was lost and the call is repeated.
     local stream = root .. (item.lane == 'urgent' and 'actions:urgent' or 'actions')
