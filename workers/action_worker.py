@@ -160,10 +160,15 @@ class ActionWorker:
 
     # -- the whole life of an entry
 
-    async def handle(self, jobs: list[Job]) -> None:
-        """From the stream to the final state: of one entry, or of several that only read and so may share a turn."""
+    async def handle(self, jobs: list[Job], *, late: bool = False) -> None:
+        """From the stream to the final state: of one entry, or of several that only read and so may share a turn.
+
+        `late`: their deadlines have passed while they waited for it.
+        """
         task = cast("asyncio.Task[None]", asyncio.current_task())
         try:
+            if late:
+                jobs = await self._pursue(jobs, None, task)
             while jobs:
                 jobs = await self._attempt(jobs, task)
         finally:
@@ -189,6 +194,17 @@ class ActionWorker:
             job.number = number  # each keeps its place, whichever of them is tried again
         deadlines = [job.request.deadline for job in jobs]
         turn = await self._schedule.turn(first.session, first.cost, *deadlines, number=number)
+        if turn is None and len(jobs) > 1:
+            now = self._clock.now()
+            late = [job for job in jobs if job.request.deadline < now]
+            # What is not late lines up again at once, before whoever came later has the turn.
+            if late and len(late) < len(jobs):
+                self.intake.hold([job.request for job in late], self.handle(late, late=True))
+                return [job for job in jobs if job.request.deadline >= now]
+        return await self._pursue(jobs, turn, task)
+
+    async def _pursue(self, jobs: list[Job], turn: Turn | None, task: "asyncio.Task[None]") -> list[Job]:
+        """What follows on the turn, or on none. Returns those that are to be tried again."""
         again: list[Job] = []
         async with asyncio.TaskGroup() as settling:
             try:
@@ -402,7 +418,8 @@ class ActionWorker:
                 verdict = await self._settles.add(item)  # noqa: PLW2901
             elif verdict == "reused":
                 outcome = _reused(request)
-                verdict = await self._settles.add(self._records.settle(request, outcome, at, None, epoch))  # noqa: PLW2901
+                item = self._records.settle(request, outcome, at, None, epoch)
+                verdict = await self._settles.add(item)  # noqa: PLW2901
             if verdict in ("settled", "apart"):
                 self.totals[outcome.state] += 1
                 self._log(request, outcome)

@@ -65,6 +65,8 @@ class Schedule:
         self._open: set[str] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._sweeper: asyncio.TimerHandle | None = None
+        self._is_parting = False
+        """Turns have ended by their deadline, and whoever waited for them does not know it yet."""
         self.waiting = 0
 
     def may_share(self, session: str, cost: str) -> bool:
@@ -81,7 +83,7 @@ class Schedule:
         number = self.number() if number is None else number
         turn = Turn(session, cost, min(deadlines), max(deadlines), number, len(deadlines))
         queue = self._queues[session][cost]
-        if not queue and self._may_go(turn):
+        if not queue and not self._is_parting and self._may_go(turn):
             return turn
         turn.granted = self._loop.create_future()
         self._line_up(queue, turn)
@@ -143,6 +145,8 @@ class Schedule:
 
     def _grant(self, session: str) -> None:
         """Grant what may go on a session, in the order of arrival; a class whose rate is used up holds up no other."""
+        if self._is_parting:
+            return  # it follows at once
         queues = [queue for queue in self._queues[session].values() if queue]
         while queues:
             queue = queues[0] if len(queues) == 1 else min(queues, key=lambda queue: queue[0].number)
@@ -190,10 +194,18 @@ class Schedule:
             for turn in late:
                 if turn.granted is not None and not turn.granted.done():
                     self._finish(turn, granted=False)
-        for session in self._queues:
-            self._grant(session)  # a late one at the head held up those behind it
+        # A late one at the head held up those behind it; but whoever shared its turn lines up again before they go.
+        if not self._is_parting:
+            self._is_parting = True
+            self._loop.call_soon(self._part)
         if self.waiting:
             self._watch_deadlines()
+
+    def _part(self) -> None:
+        """Whoever was told that a deadline has passed has lined up again by now, if it will."""
+        self._is_parting = False
+        for session in self._queues:
+            self._grant(session)
 
 
 def session_of(lane: str, reads_only: bool) -> str:

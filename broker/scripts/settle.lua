@@ -67,15 +67,17 @@ local function settle(item)
     tell(item, key)
     return 'revised'
   elseif record.err or (state and entry and (entry ~= item.entry or record[3] ~= item.lane)) then
-    -- The record is another entry's, or none at all: this one is answered by a result of its own, the record is left alone.
-    -- Answered once: its entry is gone where the reply to this call was lost and the call is repeated.
-    if item.state ~= 'rejected' and record[6] and record[6] ~= item.fingerprint then
-      return 'reused' -- it asked for something else, and the two were judged together: that is what it must be told
+    -- The record is another entry's, or none at all: this one is answered by a result of its own, the record is left alone. Answered once:
+    -- its entry is gone where the reply to this call was lost and the call is repeated.
+    -- But two that expire together were judged when neither had a record. (What was written has a fate of its own.)
+    local unsent = item.state == 'expired' or item.state == 'cancelled'
+    if unsent and record[6] and record[6] ~= item.fingerprint then
+      return 'reused' -- it asked for something else: that is what it must be told
     end
     local stream = root .. (item.lane == 'urgent' and 'actions:urgent' or 'actions')
     local first = redis.call('XACK', stream, 'workers', item.entry) + redis.call('XDEL', stream, item.entry) > 0
-    if item.state ~= 'rejected' and record[6] == item.fingerprint then
-      return 'duplicate' -- it asked for the same thing, and the two were judged together: one answer is enough
+    if unsent and record[6] == item.fingerprint then
+      return 'duplicate' -- it asked for the same thing: one answer is enough
     end
     if first then
       tell(item, key)

@@ -54,10 +54,15 @@ def _commands(asterisk: SimulatedAsterisk) -> dict[str, Any]:
         await asterisk.restart(down_s)
         return {}
 
+    async def tell(event: str, privilege: str, headers: list[list[str]]) -> Message:
+        """An event of the test's own making."""
+        asterisk.tell(event, privilege, *[(name, value) for name, value in headers])
+        return {}
+
     async def calls() -> Message:
         return {"calls": len(asterisk.calls)}
 
-    return {"fault": fault, "drop": drop, "restart": restart, "calls": calls}
+    return {"fault": fault, "drop": drop, "restart": restart, "tell": tell, "calls": calls}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The whole history of a run, and the checker: what the contract promises, held against what was seen."""
 
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -18,6 +19,9 @@ REVISES: Final = WERE_SENT
 
 
 REUSED: Final = "action-id-reused"
+
+LOOK_TO_WRITE_S: Final = 1.0
+"""A worker may be stopped between its last look at the deadline and the write, as long as its lease lives."""
 
 CLOCKS_S: Final = 0.5
 """The worker reckons Redis' time; so much may be between that and the simulated Asterisk's clock."""
@@ -48,6 +52,8 @@ class Entry:
     accepted: bool = True
     replies: bool = False
     """It names a reply channel."""
+    deadline: float = 0.0
+    """Unix seconds; 0: none of its own."""
 
     @property
     def order(self) -> tuple[int, int]:
@@ -117,6 +123,8 @@ class History:
     """Channels that the bus still takes for alive, when none is."""
     crashes: list[str] = field(default_factory=list)
     """Ends of workers that nobody had asked for, in words."""
+    is_orderly: bool = False
+    """Nothing was lost, killed or stopped: then all is known, and followed to its end."""
     was_emptied: bool = False
     """Redis lost its memory on purpose (FLUSHALL): all that is promised then is that nothing is written twice."""
 
@@ -143,7 +151,17 @@ class History:
         whole: dict[str, Any] = {
             name: [asdict(each) for each in getattr(self, name)] for name in ("entries", "writes", "lines", "events")
         }
-        for name in ("records", "epochs", "pending", "lengths", "legs", "crashes", "is_deaf", "was_emptied"):
+        for name in (
+            "records",
+            "epochs",
+            "pending",
+            "lengths",
+            "legs",
+            "crashes",
+            "is_deaf",
+            "is_orderly",
+            "was_emptied",
+        ):
             whole[name] = getattr(self, name)
         whole["messages"] = [
             {"action_id": each.action_id, "entry": each.entry, "state": each.state, "revised": each.revised}
@@ -192,6 +210,30 @@ def _not_written_after_its_fate(history: History) -> Iterator[Violation]:
             late_s = write.at - line.at
             if late_s > CLOCKS_S:
                 yield Violation("written late", write.action_id, f"{late_s:.2f} s after it was settled {line.state}")
+
+
+def _written_in_time(history: History) -> Iterator[Violation]:
+    deadlines: dict[str, float] = {}
+    for entry in history.entries:  # a second entry of one ActionID may have been the first to be taken
+        deadlines[entry.action_id] = max(entry.deadline or math.inf, deadlines.get(entry.action_id, 0.0))
+    for write in history.writes:
+        late_s = write.at - deadlines.get(write.action_id, math.inf)
+        if late_s > LOOK_TO_WRITE_S + CLOCKS_S:
+            yield Violation("too late", write.action_id, f"written {late_s:.2f} s after its deadline")
+
+
+def _all_known(history: History) -> Iterator[Violation]:
+    """Where nothing went wrong nothing is unknown, and each call that was placed is followed to its end."""
+    if not history.is_orderly:
+        return
+    for line in history.lines:
+        if line.state == State.UNKNOWN:
+            yield Violation("needlessly unknown", line.action_id, f"nothing was lost, and yet: {line.message}")
+    calls = {entry.action_id for entry in history.entries if entry.cost == "calls"}
+    for action_id, record in history.records.items():
+        if action_id in calls and record.get("state") == State.DONE and record.get("call") != "ended":
+            words = f"its call is over, and the record says {record.get('call')}"
+            yield Violation("not followed", action_id, words)
 
 
 def _nothing_invented(history: History) -> Iterator[Violation]:
@@ -379,5 +421,5 @@ def _events_without_holes(history: History) -> Iterator[Violation]:
 _RULES: Final = [
     _written_once, _not_written_after_its_fate, _nothing_invented, _one_fate, _fate_and_writes, _agreement,
     _replies_are_the_messages, _no_crash, _in_order, _nothing_left, _epochs_grow, _unknowns_explained,
-    _events_without_holes,
+    _events_without_holes, _written_in_time, _all_known,
 ]  # fmt: skip

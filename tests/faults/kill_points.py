@@ -25,8 +25,11 @@ ROOT: Final = f"{Path(workers.__path__[0]).resolve()}/"
 NOT_BY_ITSELF: Final = ("redis_client.py", "simulated/")
 """All commands to Redis wait there: who gave the command says more."""
 
-FUNCTIONS: Final = ("diary:Diary.begin_write", "connection:Connection._write", "connection:Connection.data_received")
-"""What happens in callbacks, between the awaits: the write itself, and the answer's arrival."""
+FUNCTIONS: Final = (
+    "diary:Diary.begin_write", "sessions:Sessions.request_all", "connection:Connection._write",
+    "connection:Connection.data_received",
+)  # fmt: skip
+"""What happens in callbacks, between the awaits: the last looks, the write itself, and the answer's arrival."""
 
 
 @dataclass(frozen=True)

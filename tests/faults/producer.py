@@ -147,9 +147,10 @@ class Producer:
     async def queue(self, count: int) -> None:
         """Queue so many, one after the other: their order is then Redis' order."""
         for _ in range(count):
-            await self._queue(self._wishes.next())
+            await self.put(self._wishes.next())
 
-    async def _queue(self, wish: Wish) -> None:
+    async def put(self, wish: Wish) -> None:
+        """Queue this one, again and again until its reply has come."""
         while True:
             try:
                 entry = await self._add(wish)
@@ -175,5 +176,12 @@ class Producer:
             Entry(
                 action_id, entry, wish.action, wish.lane, wish.producer, wish.cost,
                 reads_only=wish.cost == "reads", accepted=accepted, replies=("Bus-Reply", REPLY) in wish.fields,
+                deadline=_deadline(wish, entry) if accepted else 0.0,
             )
         )  # fmt: skip
+
+
+def _deadline(wish: Wish, entry: str) -> float:
+    """Unix seconds by Redis' clock; 0: none of its own, or one that no worker understands."""
+    text = dict(wish.fields).get("Bus-Deadline", "")
+    return int(entry.partition("-")[0]) / 1000 + float(text) if text.startswith("+") else 0.0

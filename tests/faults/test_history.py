@@ -125,6 +125,33 @@ def test_two_lanes_may_have_an_entry_of_one_action_id_and_id() -> None:
     assert "settled twice" not in rules(history)
 
 
+def test_a_write_after_its_deadline_is_found() -> None:
+    history = good()
+    history.entries[0] = replace(history.entries[0], deadline=0.5)
+    history.entries[-1] = replace(history.entries[-1], deadline=0.4)
+    assert check(history) == []  # its worker may have been stopped between the look and the write
+    history.writes[0] = replace(history.writes[0], at=2.2)
+    assert rules(history) == {"too late"}
+    history.entries[-1] = replace(history.entries[-1], deadline=0.0)  # its second entry, which has more time
+    assert check(history) == []
+
+
+def test_where_nothing_was_lost_nothing_may_be_unknown() -> None:
+    history = good()
+    history.is_orderly = True
+    assert rules(history) == {"needlessly unknown"}
+
+
+def test_where_nothing_was_lost_each_call_is_followed_to_its_end() -> None:
+    history = good()
+    history.entries[0] = replace(history.entries[0], cost="calls")
+    assert check(history) == []
+    history.is_orderly = True
+    assert rules(history) == {"needlessly unknown", "not followed"}
+    history.records["a"]["call"] = "ended"
+    assert rules(history) == {"needlessly unknown"}
+
+
 def test_an_entry_of_the_other_lane_may_have_the_same_id() -> None:
     history = good()
     history.entries.append(Entry("b", "1000-2", "Hangup", lane="urgent", producer="p", cost="changes"))

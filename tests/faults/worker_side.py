@@ -90,14 +90,14 @@ def _live(command: dict[str, Any]) -> int:
         os.dup2(source, target)
     os.environ.update(command["environment"])
     orders = Orders(**command["orders"])
-    if orders.variant:
-        VARIANTS[orders.variant]()
-    points = Points(orders)
-    points.wrap_functions()
-    _watch(points)
     if orders.loop == "asyncio":
         uvloop.new_event_loop = asyncio.new_event_loop  # type: ignore[assignment]
     try:
+        if orders.variant:
+            VARIANTS[orders.variant]()
+        points = Points(orders)
+        points.wrap_functions()
+        _watch(points)
         run_worker(load_settings())
     except BaseException as error:
         print(json.dumps({"event": "ended by an error", "error": repr(error)}), file=sys.stderr, flush=True)

@@ -204,7 +204,9 @@ class World:
                     if slot is not self.slots[-1]:
                         await running.serving()  # the others stand by
                 yield running
-            except BaseException:
+            except BaseException as error:
+                for words in self.crashes[-3:]:
+                    error.add_note(words)
                 for slot in self.slots:
                     if slot.life is not None:
                         slot.life.is_condemned = True
@@ -278,6 +280,8 @@ class Round:
         through, direct = world.client(world.producer_proxy.port), world.client(world.server.port)
         self.producer = Producer(world.keys, through, direct, Wishes(seed, f"t{seed:x}"))
         self.was_emptied = False
+        self.is_orderly = False
+        """Nothing that is done to it may cost any knowledge."""
         self._served = ""
 
     async def serving(self) -> str:
@@ -330,7 +334,10 @@ class Round:
 
     async def _history(self) -> History:
         world = self.world
-        history = History(entries=self.producer.entries, was_emptied=self.was_emptied, crashes=world.crashes)
+        history = History(
+            entries=self.producer.entries, was_emptied=self.was_emptied, is_orderly=self.is_orderly,
+            crashes=world.crashes,
+        )  # fmt: skip
         history.writes, _ = world.asterisk.written(world.since)
         taken: list[tuple[str, int]] = []
         for slot in world.slots:

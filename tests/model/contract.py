@@ -157,11 +157,12 @@ class Model:
         record, lane = self.records.get(item["id"], {}), self.lanes[item["lane"]]
         state, attempt = record.get("state"), _bytes(item["attempt"])
         if state is not None and _is_anothers(record, item):
-            same = record.get("fingerprint") == _bytes(item["fingerprint"])
-            if item["state"] != "rejected" and not same:
+            asked = record.get("fingerprint")
+            was_judged_with_it = asked is not None and item["state"] in ("expired", "cancelled")
+            if was_judged_with_it and asked != _bytes(item["fingerprint"]):
                 return "reused"  # it asked for something else, and is to be told that
             first = lane.finish(item["entry"])
-            if item["state"] != "rejected":
+            if was_judged_with_it:
                 return "duplicate"  # it asked for the same thing, and has its answer
             if first:  # answered by a result of its own
                 self._tell(item)

@@ -759,3 +759,40 @@ async def test_those_that_are_left_of_a_shared_turn_stay_before_who_came_later(
 
 async def is_pending(desk: Desk, entries: int) -> bool:
     return await desk.pending() == entries
+
+
+async def test_where_a_deadline_ends_a_shared_turn_the_others_keep_their_place(
+    redis_url: str, asterisk: SimulatedAsterisk
+) -> None:
+    async with running_worker(make_settings(redis_url, asterisk)), Desk(redis_url) as desk:
+        for number in range(5):
+            late, short, first, second = (f"a{number}{name}" for name in ("late", "short", "first", "second"))
+            await desk.add("Ping", late, Bus_Deadline="1")  # at the head of the queue until it is looked at
+            await eventually(lambda: is_pending(desk, 1))
+            async with desk.redis.pipeline(transaction=True) as together:
+                together.xadd(desk.keys.actions, {"Action": "Ping", "ActionID": short, "Bus-Deadline": "+0.02"})
+                together.xadd(desk.keys.actions, {"Action": "Ping", "ActionID": first})
+                await together.execute()
+            await eventually(lambda: is_pending(desk, 3))
+            await desk.add("Ping", second)
+            for action_id in (late, short, first, second):
+                await desk.settled(action_id)
+            written = [each for each in asterisk.write_counts() if each in (first, second)]
+            assert written == [first, second]
+
+
+async def test_of_two_that_expire_together_under_one_action_id_the_second_is_refused(
+    redis_url: str, asterisk: SimulatedAsterisk
+) -> None:
+    await asterisk.stop()
+    async with running_worker(make_settings(redis_url, asterisk), connected=False), Desk(redis_url) as desk:
+        first = await desk.add("Hangup", "a1", Channel="SIP/one", Bus_Deadline="+0.5")
+        second = await desk.add("Hangup", "a1", Channel="SIP/two", Bus_Deadline="+0.5")
+        await eventually(lambda: is_pending(desk, 2))
+        await eventually(lambda: is_pending(desk, 0))
+        lines = {line["entry"]: line for line in await desk.lines(desk.keys.results)}
+        assert lines[first]["state"] == "expired"
+        assert (lines[second]["state"], lines[second]["error_code"]) == ("rejected", "action-id-reused")
+        assert (await desk.record("a1"))["entry"] == first
+        assert len(lines) == 2
+    await asterisk.start()

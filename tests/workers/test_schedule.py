@@ -220,3 +220,28 @@ async def test_what_is_tried_again_keeps_its_place() -> None:
     await settle()
     assert (again.done(), later.done()) == (True, False)
     later.cancel()
+
+
+async def test_those_whose_shared_turn_has_ended_by_a_deadline_line_up_before_who_came_later_goes() -> None:
+    schedule = make()
+    order: list[str] = []
+
+    async def share() -> None:
+        number = schedule.number()
+        assert await schedule.turn("read", READS, time.time() + 0.01, NEVER, number=number) is None
+        turn = await schedule.turn("read", READS, NEVER, number=number)
+        assert turn is not None
+        order.append("shared")
+        schedule.release(turn)
+
+    async def come_later() -> None:
+        assert await schedule.turn("read", READS, *[NEVER] * WINDOWS["read"]) is not None
+        order.append("later")
+
+    late = ask(schedule, "read", READS, time.time() - 1)
+    await settle()
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        group.create_task(share())
+        group.create_task(come_later())
+    assert await late is None
+    assert order == ["shared", "later"]

@@ -1,0 +1,389 @@
+"""Short rounds, each with one thing that goes wrong at one place: what a broken worker does wrong shows at once, and
+the sound one passes. Every wait is for what is seen, on Redis or at Asterisk."""
+
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from broker.codec import FINAL_STATES
+from broker.keys import ACTIONS, GROUP
+from tests.faults.history import CLOCKS_S, LOOK_TO_WRITE_S, History
+from tests.faults.nursery import Life
+from tests.faults.producer import PRODUCERS, REPLY, Wish
+from tests.faults.world import LEASE_S, Round, World, wait_for
+
+Course = Callable[[Round], Awaitable[None]]
+
+HURRY_S: Final = 3.0
+"""In a scene everything is settled within that time, or never."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A round and what is done to it."""
+
+    course: Course
+    workers: int = 1
+    hosts: int = 1
+    stop_at: str = ""
+    """The first worker is stopped at this kill point."""
+    is_orderly: bool = False
+    """All must be known in the end."""
+    hurry_s: float = HURRY_S
+
+    @property
+    def name(self) -> str:
+        """For people: what is done, where, and whether to more than one host."""
+        at = self.stop_at.partition(":")[2]
+        return self.course.__name__ + (at and f"-{at}") + ("-on-two-hosts" if self.hosts > 1 else "")
+
+
+async def play(world: World, scene: Scene, variant: str = "") -> History:
+    """Play it with such workers: all that was seen."""
+    world.variant, world.settle_deadline_s = variant, scene.hurry_s
+    first = world.orders(point=scene.stop_at, how="stop") if scene.stop_at else None
+    async with world.round(1, scene.workers, scene.hosts, first) as running:
+        running.is_orderly = scene.is_orderly
+        await running.serving()
+        await scene.course(running)
+        return await running.finish()
+
+
+# -- what is queued, and what is waited for
+
+
+def setvar(action_id: str, **bus: str) -> Wish:
+    """Something that changes something."""
+    fields = ("Variable", "v"), ("Value", action_id), ("Bus-Timeout", "10"), ("Bus-Producer", PRODUCERS[0])
+    more = [(f"Bus-{name.capitalize()}", value) for name, value in bus.items()]
+    return Wish(action_id, "Setvar", (*fields, *more), ACTIONS, PRODUCERS[0], "changes")
+
+
+def originate(action_id: str, seconds: str) -> Wish:
+    """A call that lasts so long."""
+    fields = ("Channel", "Local/100@default"), ("Application", "Wait"), ("Data", seconds)
+    return Wish(action_id, "Originate", fields, ACTIONS, "", "calls")
+
+
+async def put(running: Round, *wishes: Wish) -> None:
+    """Queue these, in this order."""
+    for wish in wishes:
+        await running.producer.put(wish)
+
+
+async def written(running: Round, action_id: str) -> None:
+    """Wait until Asterisk has got it."""
+
+    async def is_there() -> bool:
+        writes, _ = running.world.asterisk.written(running.world.since)
+        return any(write.action_id == action_id for write in writes)
+
+    await wait_for(f"{action_id} is written", is_there)
+
+
+async def recorded(running: Round, action_id: str, field: str, value: str) -> None:
+    """Wait until its record says so."""
+    key = running.world.keys.action(action_id)
+
+    async def is_so() -> bool:
+        return bool(await running.observer.redis.hget(key, field) == value.encode())
+
+    await wait_for(f"{action_id} is {value}", is_so)
+
+
+async def settled(running: Round, action_id: str) -> None:
+    """Wait until it has a final state."""
+    key = running.world.keys.action(action_id)
+
+    async def is_so() -> bool:
+        state = await running.observer.redis.hget(key, "state")
+        return state is not None and state.decode() in FINAL_STATES
+
+    await wait_for(f"{action_id} is settled", is_so)
+
+
+async def stopped(life: Life) -> None:
+    """Wait until it is held by SIGSTOP."""
+
+    async def is_so() -> bool:
+        return life.is_stopped
+
+    await wait_for(f"{life.name} is stopped", is_so)
+
+
+async def stop(running: Round) -> Life:
+    """Stop the worker that serves."""
+    life = running.server.present
+    life.send(signal.SIGSTOP)
+    await stopped(life)
+    return life
+
+
+async def stands_by(running: Round) -> None:
+    """Wait until a worker stands by."""
+
+    async def is_so() -> bool:
+        lines = running.world.slots[-1].present.lines()
+        return any(line["event"].startswith("standing by") for line in lines)
+
+    await wait_for("a worker stands by", is_so)
+
+
+async def wake(life: Life) -> None:
+    """Let it go on, and wait until it knows that its time is over: it says so, or is no more."""
+    life.send(signal.SIGCONT)
+
+    async def is_over() -> bool:
+        return life.is_over or any(line["event"].startswith("fenced") for line in life.lines())
+
+    await wait_for(f"{life.name} knows that it is fenced", is_over)
+
+
+async def passed(running: Round, seconds: float) -> None:
+    """Wait until so much time has passed by Redis' clock."""
+    began = await running.observer.redis.time()
+
+    async def is_past() -> bool:
+        now = await running.observer.redis.time()
+        return bool(now[0] - began[0] + (now[1] - began[1]) / 1e6 > seconds)
+
+    await wait_for("time passes", is_past)
+
+
+async def hold(running: Round, action_id: str, seconds: float = 0.5) -> None:
+    """Asterisk will not answer this one for a while."""
+    await running.world.asterisk.ask("fault", name="delay_response", action=action_id, seconds=seconds)
+
+
+# -- the courses
+
+
+async def a_good_day(running: Round) -> None:
+    """Some wait while the first is in flight; a call, and something that fails."""
+    await hold(running, "a")
+    await put(running, *[setvar(each, reply=REPLY) for each in "abcd"], originate("call", "0.05"))
+    await put(running, Wish("failing", "Hangup", (("Channel", "SIP/nobody"),), ACTIONS, "", "changes"))
+
+
+async def killed_amid_an_answer(running: Round) -> None:
+    """One is written and not answered, others wait behind it; the worker is killed, and another one comes."""
+    await hold(running, "held")
+    await put(running, setvar("held"), setvar("second"), setvar("third"))
+    await written(running, "held")
+    running.kill_next(running.world.orders())
+
+
+async def stopped_amid_an_answer(running: Round) -> None:
+    """The same, and the worker is stopped; another one takes over, and then the first wakes."""
+    await hold(running, "held")
+    await put(running, setvar("held"), setvar("second"))
+    await written(running, "held")
+    zombie = await stop(running)
+    await running.serving()
+    await recorded(running, "second", "state", "done")
+    await wake(zombie)
+
+
+async def stopped_before_a_write(running: Round) -> None:
+    """The first worker stops right before a write, and wakes when another one has long settled that."""
+    zombie = running.server.present
+    await put(running, setvar("late"))
+    await stopped(zombie)
+    zombie.is_condemned = True  # another one on its host may end it
+    await running.serving()
+    await settled(running, "late")
+    await passed(running, 3 * CLOCKS_S)  # so that late is late by any clock
+    await wake(zombie)
+
+
+async def woken_among_events(running: Round) -> None:
+    """A worker is stopped, another one publishes events, and then the first wakes with what it has not published."""
+    zombie = await stop(running)
+    await ask_to_tell(running, "first")
+    await running.serving()
+    await tell(running, "second")
+    await wake(zombie)
+    await tell(running, "third")
+
+
+async def flushed_and_asked_again(running: Round) -> None:
+    """Redis loses its memory, and the producer asks again for what was done."""
+    running.was_emptied = True
+    await put(running, setvar("once"))
+    await recorded(running, "once", "state", "done")
+    await running.command("FLUSHALL")
+    await running.serving()
+    await put(running, setvar("once"))
+    await wait_for("it is answered again", lambda: running.observer.redis.xlen(running.world.keys.results))
+
+
+async def asked_twice(running: Round) -> None:
+    """The producer asks again for what is done."""
+    await put(running, setvar("once"))
+    await recorded(running, "once", "state", "done")
+    await put(running, setvar("once"))
+
+
+async def read_past_its_deadline(running: Round) -> None:
+    """An entry is read when its deadline is over."""
+    life = await stop(running)
+    await put(running, setvar("expired", deadline="+0.05"))
+    await passed(running, LOOK_TO_WRITE_S + 3 * CLOCKS_S)
+    life.send(signal.SIGCONT)
+
+
+async def group_destroyed(running: Round) -> None:
+    """The group is gone, and entries come before it is there again."""
+    life = await stop(running)
+    await running.command("XGROUP", "DESTROY", running.world.keys.actions, GROUP)
+    await put(running, setvar("a"), setvar("b"))
+    life.send(signal.SIGCONT)
+
+
+async def read_reply_lost(running: Round) -> None:
+    """Redis gave entries out, and its reply was lost."""
+    await put(running, setvar("before"))
+    await recorded(running, "before", "state", "done")
+    life = await stop(running)
+    loss = running.world.redis_proxy.drop_replies(b"XREADGROUP")
+
+    async def is_lost() -> bool:
+        return loss.is_over
+
+    await put(running, setvar("a"), setvar("b"))
+    life.send(signal.SIGCONT)
+    await wait_for("the reply is lost", is_lost)
+
+
+async def settle_reply_lost(running: Round) -> None:
+    """Redis has settled it, and its reply was lost."""
+    await put(running, setvar("before"))
+    await recorded(running, "before", "state", "done")
+    running.world.redis_proxy.drop_replies(b"settled_at")  # a key of the message, which no other script has
+    await put(running, setvar("a"))
+    await recorded(running, "a", "state", "done")
+
+
+async def event_reply_lost(running: Round) -> None:
+    """Redis has taken events, and its reply was lost."""
+    running.world.redis_proxy.drop_replies(b"first word")
+    await tell(running, "first word")
+    await tell(running, "second word")
+
+
+async def events_while_redis_is_full(running: Round) -> None:
+    """An event comes while Redis takes none."""
+    await running.command("CONFIG", "RESETSTAT")
+    await running.command("CONFIG", "SET", "maxmemory", "1")
+    await ask_to_tell(running, "first word")
+
+    async def is_refused() -> bool:
+        return "errorstat_OOM" in await running.observer.redis.info("errorstats")
+
+    await wait_for("the event is refused", is_refused)
+    await running.command("CONFIG", "SET", "maxmemory", "0")
+    await tell(running, "second word")
+
+
+async def ended_amid_an_answer(running: Round) -> None:
+    """The worker is asked to end while one is in flight, and another one stands by."""
+    await stands_by(running)
+    await hold(running, "held", LEASE_S)  # by far long enough to take over, were the lease free
+    await put(running, setvar("held"), setvar("second"))
+    await written(running, "held")
+    running.server.present.send(signal.SIGTERM)
+    await recorded(running, "second", "state", "done")
+
+
+async def leg_of_a_changing_hand(running: Round) -> None:
+    """A leg joins a call of the bus, is bridged with a stranger, whose Linkedid it takes on, and hangs up."""
+    await put(running, originate("call", "0.6"))
+    await recorded(running, "call", "call", "up")
+    channel = (await running.observer.redis.hget(running.world.keys.action("call"), "uniqueid")).decode()
+    leg = ("Channel", "SIP/late-1"), ("Uniqueid", "late-1")
+    await running.world.asterisk.ask(
+        "tell", event="Newchannel", privilege="call", headers=[*leg, ("Linkedid", channel)]
+    )
+    hangup = [*leg, ("Linkedid", "stranger"), ("Cause", "16")]
+    await running.world.asterisk.ask("tell", event="Hangup", privilege="call", headers=hangup)
+
+
+async def tell(running: Round, words: str) -> None:
+    """Asterisk tells an event; wait until it is out."""
+    keys = running.world.keys
+    await ask_to_tell(running, words)
+
+    async def is_out() -> bool:
+        return any(words.encode() in fields[b"data"] for _, fields in await running.observer.redis.xrange(keys.events))
+
+    await wait_for(f"the event of {words} is out", is_out)
+
+
+async def ask_to_tell(running: Round, words: str) -> None:
+    """Asterisk tells an event."""
+    await running.world.asterisk.ask("tell", event="Reload", privilege="system", headers=[("Module", words)])
+
+
+GOOD_DAY: Final = Scene(a_good_day, is_orderly=True)
+KILLED: Final = Scene(killed_amid_an_answer)
+STOPPED_ELSEWHERE: Final = Scene(stopped_amid_an_answer, workers=2, hosts=2)
+BEFORE_THE_LOOKS: Final = Scene(stopped_before_a_write, workers=2, stop_at="diary.py:begin_write@called")
+BEFORE_THE_LOOKS_ELSEWHERE: Final = Scene(
+    stopped_before_a_write, workers=2, hosts=2, stop_at="diary.py:begin_write@called"
+)
+BEHIND_THE_LOOKS: Final = Scene(stopped_before_a_write, workers=2, stop_at="sessions.py:request_all@called")
+AMONG_EVENTS: Final = Scene(woken_among_events, workers=2, hosts=2)
+FLUSHED: Final = Scene(flushed_and_asked_again)
+ASKED_TWICE: Final = Scene(asked_twice, is_orderly=True)
+PAST_ITS_DEADLINE: Final = Scene(read_past_its_deadline)
+GROUP_DESTROYED: Final = Scene(group_destroyed)
+READ_REPLY_LOST: Final = Scene(read_reply_lost)
+SETTLE_REPLY_LOST: Final = Scene(settle_reply_lost, is_orderly=True)
+EVENT_REPLY_LOST: Final = Scene(event_reply_lost)
+EVENTS_WHILE_FULL: Final = Scene(events_while_redis_is_full)
+ENDED: Final = Scene(ended_amid_an_answer, workers=2, hosts=2, is_orderly=True)
+CHANGING_HAND: Final = Scene(leg_of_a_changing_hand, is_orderly=True)
+
+SCENES: Final = (
+    GOOD_DAY, KILLED, STOPPED_ELSEWHERE, BEFORE_THE_LOOKS, BEFORE_THE_LOOKS_ELSEWHERE, BEHIND_THE_LOOKS, AMONG_EVENTS,
+    FLUSHED, ASKED_TWICE, PAST_ITS_DEADLINE, GROUP_DESTROYED, READ_REPLY_LOST, SETTLE_REPLY_LOST, EVENT_REPLY_LOST,
+    EVENTS_WHILE_FULL, ENDED, CHANGING_HAND,
+)  # fmt: skip
+
+CAUGHT: Final[dict[str, tuple[Scene, str]]] = {
+    "mark-after-write": (STOPPED_ELSEWHERE, "written twice"),
+    "no-fence": (AMONG_EVENTS, "epochs"),
+    "no-lease-check": (BEFORE_THE_LOOKS_ELSEWHERE, "written late"),
+    "no-seal": (BEFORE_THE_LOOKS, "written twice"),
+    "no-lock": (BEHIND_THE_LOOKS, "written late"),
+    "resend": (KILLED, "written twice"),
+    "no-journal-check": (FLUSHED, "written twice"),
+    "no-journal-note": (KILLED, "written twice"),
+    "journal-proves-all": (STOPPED_ELSEWHERE, "written twice"),
+    "no-dedupe": (ASKED_TWICE, "two fates"),
+    "ignore-deadline": (PAST_ITS_DEADLINE, "too late"),
+    "forget-pending": (KILLED, "left over"),
+    "never-missed": (READ_REPLY_LOST, "left over"),
+    "group-at-dollar": (GROUP_DESTROYED, "lost"),
+    "last-in-first-out": (GOOD_DAY, "out of order"),
+    "settle-without-ack": (GOOD_DAY, "left over"),
+    "settle-again": (SETTLE_REPLY_LOST, "settled twice"),
+    "result-not-published": (GOOD_DAY, "not said"),
+    "reply-not-published": (GOOD_DAY, "not replied"),
+    "record-not-written": (GOOD_DAY, "not settled"),
+    "line-not-written": (GOOD_DAY, "not settled"),
+    "unknown-without-reason": (KILLED, "unexplained"),
+    "message-of-another-state": (GOOD_DAY, "disagreement"),
+    "epoch-not-counted": (KILLED, "epochs"),
+    "release-lease-early": (ENDED, "needlessly unknown"),
+    "originate-without-channel-id": (GOOD_DAY, "not followed"),
+    "legs-by-linkedid": (CHANGING_HAND, "left over"),
+    "events-twice": (EVENT_REPLY_LOST, "events"),
+    "events-lost": (EVENTS_WHILE_FULL, "events"),
+    "gap-not-told": (KILLED, "events"),
+}
+"""Which scene finds each variant out, and by which rule."""
+
+ENOUGH: Final[dict[str, Scene]] = {"only-the-seal": BEFORE_THE_LOOKS}
+"""Variants that lack one guard of two: the other suffices, and nothing is to be found."""

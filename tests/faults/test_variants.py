@@ -1,0 +1,75 @@
+"""Each deliberately broken worker is caught, in a short scene that the sound one passes."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from types import SimpleNamespace
+
+import pytest
+import pytest_asyncio
+
+from broker import scripts
+from tests.faults.breaking import rewrite, rewrite_script
+from tests.faults.history import check
+from tests.faults.scenes import CAUGHT, ENOUGH, SCENES, Scene, play
+from tests.faults.variants import VARIANTS
+from tests.faults.world import World
+from tests.servers import KINDS, need
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+KIND_OF = {name: KINDS[number % len(KINDS)] for number, name in enumerate(CAUGHT)}
+"""By turns: what breaks a promise on one server does so on the other."""
+
+
+class Worlds:
+    """One world of each kind, made when it is first wanted."""
+
+    def __init__(self, stack: AsyncExitStack) -> None:
+        self._stack = stack
+        self._worlds: dict[str, World] = {}
+
+    async def of(self, kind: str) -> World:
+        """The world of that kind."""
+        need(kind)
+        if kind not in self._worlds:
+            self._worlds[kind] = await self._stack.enter_async_context(World(kind, 1))
+        return self._worlds[kind]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def worlds() -> AsyncIterator[Worlds]:
+    async with AsyncExitStack() as stack:
+        yield Worlds(stack)
+
+
+@pytest.mark.parametrize("variant", CAUGHT)
+async def test_each_broken_variant_is_caught(worlds: Worlds, variant: str) -> None:
+    scene, rule = CAUGHT[variant]
+    violations = check(await play(await worlds.of(KIND_OF[variant]), scene, variant))
+    assert rule in {violation.rule for violation in violations}, [str(violation) for violation in violations]
+
+
+@pytest.mark.parametrize("variant", ENOUGH)
+async def test_one_guard_of_two_suffices(worlds: Worlds, variant: str) -> None:
+    assert check(await play(await worlds.of("redis"), ENOUGH[variant], variant)) == []
+
+
+@pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.name)
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_same_scenes_pass_unbroken(worlds: Worlds, kind: str, scene: Scene) -> None:
+    history = await play(await worlds.of(kind), scene)
+    assert [str(violation) for violation in check(history)] == []
+
+
+async def test_every_variant_is_to_be_caught_or_shown_to_be_harmless() -> None:
+    assert CAUGHT.keys() | ENOUGH.keys() == VARIANTS.keys()
+    assert {scene for scene, _ in CAUGHT.values()} | set(ENOUGH.values()) == set(SCENES)
+
+
+async def test_a_variant_does_not_come_to_nothing_when_the_code_changes() -> None:
+    with pytest.raises(AssertionError, match="Scene\\.name has 'no such words' 0 times"):
+        rewrite(SimpleNamespace(__name__="Scene", name=play), "name", ("no such words", ""))
+    before = scripts.source
+    with pytest.raises(AssertionError, match=r"settle\.lua has 'local' \d\d times"):
+        rewrite_script("settle", ("local", ""))
+    assert scripts.source is before
