@@ -95,17 +95,18 @@ def resolve(
         raise click.UsageError("--code is for failed")
     word = Word(action_id=action_id, state=State(state), code=ErrorCode(code) if code else None, why=why)
     settings = replace(client_settings(redis, prefix, config), server=server, results_length=UNTRIMMED)
+    from workers.logs import configure
+
+    configure(level="error")
     asyncio.run(resolve_by(settings, word, Output(as_json=as_json)))
 
 
 async def resolve_by(settings: Settings, word: Word, output: Output) -> None:
     """Correct it by this word, and show what was done. Raises `Failure`, `BusUnavailable`."""
     from workers.cli.result_view import show_result
-    from workers.logs import configure
     from workers.redis_check import publish_command
     from workers.revision import Revision
 
-    configure(level="error")
     async with _connected(settings.redis) as redis:
         publish = publish_command(await redis.info("cluster"))
         ttl_ms = await redis.pttl(settings.keys.action(word.action_id))
