@@ -74,7 +74,7 @@ class Keys:
         streams = (self.actions, self.urgent, self.events, self.results, self.dead)
         return {
             **dict.fromkeys(streams, "stream"),
-            **dict.fromkeys((self.legs, self.worker), "hash"),
+            **dict.fromkeys((self.legs, self.worker, self.holder), "hash"),
             **dict.fromkeys((self.lease, self.epoch), "string"),
             servers_key(self.prefix): "zset",
         }

@@ -1,6 +1,8 @@
 """Fixtures of all tests: real servers, each started once per run; and a journal for each test alone."""
 
+import atexit
 import os
+import shutil
 import tempfile
 
 import pytest
@@ -12,6 +14,7 @@ __all__ = ["journal_of_its_own", "own_redis", "redis_server", "redis_url", "sent
 
 # For workers that a fixture starts for several tests.
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="amibus-state-")
+atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
