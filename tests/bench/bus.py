@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import redis
@@ -16,6 +17,7 @@ from tests.servers import RedisServer
 
 SERVER: Final = "pbx1"
 KEYS: Final = Keys(SERVER)
+REDIS_CONF: Final = Path(__file__).parents[2] / "deploy" / "redis.conf"
 POLL_S: Final = 0.005
 START_DEADLINE_S: Final = 20.0
 
@@ -57,7 +59,7 @@ async def running_bus(
 ) -> AsyncIterator[Bus]:
     """Start Redis and a worker, and wait until the worker is connected to Asterisk. `legs`: calls that are alive
     already."""
-    server = RedisServer(kind)
+    server = RedisServer(kind, *_as_deployed("hash-max-listpack-value", "auto-aof-rewrite-min-size"))
     server.start()
     try:
         client = redis.Redis(port=server.port)
@@ -91,6 +93,12 @@ async def wait_until(what: str, condition: Callable[[], bool], deadline_s: float
         if time.monotonic() > deadline:
             raise TimeoutError(f"not within {deadline_s:g} s: {what}")
         await asyncio.sleep(POLL_S)
+
+
+def _as_deployed(*names: str) -> list[str]:
+    """Options of a server: these settings as `deploy/redis.conf` has them."""
+    lines = [line.split() for line in REDIS_CONF.read_text().splitlines()]
+    return [part for name, *values in filter(None, lines) if name in names for part in (f"--{name}", *values)]
 
 
 def _is_connected(client: Any) -> bool:
