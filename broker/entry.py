@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Final
 
 from broker.ami import MAX_HEADERS, MAX_LINE_BYTES
 from broker.errors import ErrorCode, Refused
@@ -25,6 +26,11 @@ MAX_NAME = 256
 """Characters of an action's name that are kept; Asterisk's own have at most 30."""
 MAX_SHORT_NAME = 64
 """Names up to this length are remembered once read; a hostile entry's may be of any length."""
+
+MAX_MODELS: Final = 1024
+MAX_MODEL_FIELDS: Final = 24
+MAX_MODEL_BYTES: Final = 1024
+"""What is remembered of entries that were read: with these bounds it takes about 3 MB at most."""
 
 _ACTION_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _ENTRY_ID = re.compile(r"\d+-\d+")
@@ -88,8 +94,58 @@ def decode_entry(lane: str, entry: str, fields: Sequence[bytes]) -> Request:
     """Read an entry's raw fields (name, value, name, value, ...).
 
     Never raises for what an entry holds: whatever is wrong becomes the request's `refusal`. Values that are not UTF-8
-    keep their bytes (surrogateescape).
+    keep their bytes (surrogateescape). Do not change the `pairs` of what this returns: entries that ask for the same
+    thing share them.
     """
+    # Who asks the same thing again and again, under one ActionID after the other, is read once.
+    action_id, asked = _split(fields)
+    if not asked or (action_id is not None and not usable_action_id(action_id)):
+        return _decode(lane, entry, fields)
+    model = _models.get(asked)
+    if model is not None:
+        return _like(model, lane, entry, action_id or entry_action_id(lane, entry))
+    request = _decode(lane, entry, fields)
+    if _is_model(request, asked):
+        if len(_models) >= MAX_MODELS:
+            _models.clear()
+        _models[asked] = request
+    return request
+
+
+_models: dict[tuple[bytes, ...], Request] = {}
+"""Requests by their entry's fields without the ActionID."""
+
+
+def _split(fields: Sequence[bytes]) -> tuple[str | None, tuple[bytes, ...]]:
+    """The ActionID and what is left without it; nothing is left where that is not plainly to be told."""
+    if len(fields) > MAX_MODEL_FIELDS:
+        return None, ()
+    try:
+        at = fields.index(b"ActionID")
+    except ValueError:
+        return None, tuple(fields)
+    if at % 2 or at + 1 == len(fields):
+        return None, ()
+    return fields[at + 1].decode("utf-8", "surrogateescape"), (*fields[:at], *fields[at + 2 :])
+
+
+def _is_model(request: Request, asked: tuple[bytes, ...]) -> bool:
+    """Whether an entry with the same fields is read the same way whenever it comes."""
+    if request.refusal is not None or sum(map(len, asked)) > MAX_MODEL_BYTES:
+        return False
+    return not any(_read_name(name)[1] in ("actionid", "bus-deadline") for name in asked[::2])
+
+
+def _like(model: Request, lane: str, entry: str, action_id: str) -> Request:
+    request = Request(
+        lane, entry, action_id, model.action, model.pairs, model.producer, 0.0, model.timeout_s, model.reply, model.tag,
+        model.traceparent, model.target, model.fingerprint, None, model.name,
+    )  # fmt: skip
+    request.deadline = request.queued_at + DEFAULT_DEADLINE_S
+    return request
+
+
+def _decode(lane: str, entry: str, fields: Sequence[bytes]) -> Request:
     request = Request(lane, entry, entry_action_id(lane, entry))
     request.deadline = request.queued_at + DEFAULT_DEADLINE_S
     bus: dict[str, str] = {}

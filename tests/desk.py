@@ -76,11 +76,11 @@ class Desk:
 
     async def mark(self, *jobs: Job, probe: bool = False) -> list[str]:
         items = [self.records.mark(job, probe=probe) for job in jobs]
-        verdicts = await self.scripts["mark_sending"](self.redis, self.epoch, self.publish, "w1", items)
-        for job, (verdict, at) in zip(jobs, verdicts, strict=False):
+        answer = await self.scripts["mark_sending"](self.redis, self.epoch, self.publish, "w1", items)
+        for job, verdict in zip(jobs, answer[1:], strict=False):
             if verdict == b"sending":
-                job.sending_at = float(at)
-        return [verdict.decode() for verdict, _ in verdicts]
+                job.sending_at = float(answer[0])
+        return [verdict.decode() for verdict in answer[1:]]
 
     async def sent(self, job: Job) -> None:
         response = Response(Headers([("Response", "Success"), ("Message", "queued")]))

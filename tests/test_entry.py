@@ -2,12 +2,14 @@
 
 import contextlib
 import time
+from dataclasses import replace
 
 import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from broker import entry as entries
 from broker.ami import LocalProtocolError, serialise
 from broker.entry import (
     DEFAULT_DEADLINE_S,
@@ -138,6 +140,53 @@ def test_explicit_entry_ids_are_read_as_any_other(entry: str) -> None:
     assert request.refusal is None
     assert request.action_id == entry
     assert request.deadline == request.queued_at + DEFAULT_DEADLINE_S
+
+
+words = st.sampled_from([
+    b"Action", b"ActionID", b"actionid", b"Ping", b"Getvar", b"Variable", b"x", b"", b"a1", b"a2", b"1-0", b"Bus-Tag",
+    b"Bus-Reply", b"Bus-Deadline", b"bus-deadline", b"+5", b"1700000001", b"Bus-X-a", b"Bus-Oops", b"\xff",
+])  # fmt: skip
+
+
+@given(fields=st.lists(words, max_size=8), others=st.lists(words, max_size=8), ids=st.lists(words, max_size=3))
+def test_an_entry_is_read_alike_whatever_was_read_before_it(
+    fields: list[bytes], others: list[bytes], ids: list[bytes]
+) -> None:
+    entries._models.clear()
+    for action_id in ids:
+        for asked in (fields, others):
+            given = [b"Action", b"Ping", *asked, b"ActionID", action_id]
+            for lane, name in ((ACTIONS, "1700000000500-7"), (URGENT, "1700000000999-0")):
+                for each in (given, asked):
+                    assert_alike(entries.decode_entry(lane, name, each), entries._decode(lane, name, each))
+
+
+def assert_alike(one: Request, other: Request) -> None:
+    texts = [str(request.refusal) for request in (one, other)]
+    assert texts[0] == texts[1]
+    assert replace(one, refusal=None) == replace(other, refusal=None)
+
+
+def test_what_was_asked_before_is_not_read_again() -> None:
+    first, second = decode("Action", "Ping", "ActionID", "a1"), decode("Action", "Ping", "ActionID", "a2")
+    assert second.action_id == "a2"
+    assert first.pairs is second.pairs
+
+
+@pytest.mark.parametrize("deadline", ["+5", "1700000004"])
+def test_a_deadline_is_read_of_each_entry(deadline: str) -> None:
+    for entry, queued_at in (("1700000000000-0", 1700000000), ("1700000001000-0", 1700000001)):
+        asked = decode("Action", "Ping", "Bus-Deadline", deadline, entry=entry)
+        assert asked.deadline == (queued_at + 5 if deadline == "+5" else 1700000004)
+
+
+def test_what_is_remembered_of_entries_has_an_end() -> None:
+    for number in range(entries.MAX_MODELS + 10):
+        decode("Action", "Ping", "x", str(number))
+    decode("Action", "Ping", "x", "y" * entries.MAX_MODEL_BYTES)
+    decode("Action", "Ping", *["x", "y"] * entries.MAX_MODEL_FIELDS)
+    assert 0 < len(entries._models) <= entries.MAX_MODELS
+    assert max(sum(map(len, asked)) for asked in entries._models) <= entries.MAX_MODEL_BYTES
 
 
 def test_values_that_are_not_utf_8_keep_their_bytes_on_the_way_to_asterisk() -> None:

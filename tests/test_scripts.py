@@ -15,7 +15,7 @@ from broker.entry import Request, decode_entry, fingerprint
 from broker.errors import ErrorCode
 from broker.keys import ACTIONS, GROUP, LANES, URGENT
 from broker.record import decode_record
-from broker.scripts import LAYOUTS, flatten, source
+from broker.scripts import LAYOUTS, Layout, flatten, source
 from tests.desk import DONE, NAMES, Desk
 from tests.servers import KINDS, RedisServer, free_port, need
 from workers.job import Job, make_job
@@ -795,6 +795,17 @@ def test_every_script_is_refused_as_a_whole_or_not_at_all(name: str) -> None:
 def test_items_are_laid_out_in_order_and_lists_are_counted() -> None:
     item = {"id": "a", "message": b"m", "fields": ["x", 1]}
     assert flatten([item, item], LAYOUTS["mark_sent"]) == ["a", b"m", 2, "x", 1] * 2
+
+
+def test_what_items_have_alike_goes_once() -> None:
+    layout = Layout(("lane", "action"), ("id", "entry"), ("extra",))
+    items = [
+        {"lane": lane, "action": "Ping", "id": action_id, "entry": "1-0", "extra": []}
+        for lane, action_id in (("actions", "a"), ("urgent", "b"), ("actions", "c"))
+    ]
+    assert flatten(items, layout) == [
+        2, "actions", "Ping", "urgent", "Ping", "1", "a", "1-0", 0, "2", "b", "1-0", 0, "1", "c", "1-0", 0,
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("key", ["results", "dead", "legs", "urgent", "actions"])

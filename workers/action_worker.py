@@ -441,10 +441,11 @@ class ActionWorker:
 
     async def _send_marks(self, items: list[Item]) -> list[tuple[str, float]]:
         script, settings = self._scripts["mark_sending"], self._settings
-        verdicts = await script(self._redis, self._lease.epoch, self._publish, settings.name, items)
-        if not verdicts:
+        answer = await script(self._redis, self._lease.epoch, self._publish, settings.name, items)
+        if not answer:
             raise LeaseLost(f"epoch {self._lease.epoch} is over")
-        return [(verdict.decode(), float(at)) for verdict, at in verdicts]
+        at = float(answer[0])
+        return [(verdict.decode(), at) for verdict in answer[1:]]
 
     async def _send_sents(self, items: list[Item]) -> list[None]:
         await self._scripts["mark_sent"](self._redis, self._lease.epoch, self._publish, items)

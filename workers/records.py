@@ -1,6 +1,8 @@
 """What is written on Redis for one entry: its record, the line in `results`, the copy in `dead`, the messages."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Final
 
 from broker.ami import Headers, Response, mask
@@ -17,6 +19,9 @@ MAX_COPIED_BYTES: Final = 65_536
 
 MAX_COPIED_FIELDS: Final = 256
 """And so many of them: Lua passes only some thousands of arguments to one command."""
+
+MAX_KNOWN_HEADERS: Final = 4
+"""What so few headers ask for is packed once: at some 1,000 bytes a header, what is remembered takes 4 MB at most."""
 
 MAX_LINE_TEXT: Final = 512
 """A text in the `results` stream is cut at this length; the record has it whole."""
@@ -48,7 +53,7 @@ class Records:
             "again": int(job.again),
             "action": request.name,
             "producer": request.producer,
-            "queued_at": f"{request.queued_at:.6f}",
+            "queued_at": _seconds(request.queued_at),
             "request": _request(request),
             "extra": _extra(request),
         }
@@ -59,7 +64,7 @@ class Records:
         return {
             "id": job.request.action_id,
             "message": pack(response_map(message)),
-            "fields": ["sent_at", f"{at:.6f}", *_response_fields(response.headers)],
+            "fields": ["sent_at", _seconds(at), *_response_fields(response.headers)],
         }
 
     def settle(
@@ -74,7 +79,7 @@ class Records:
         # never begun did not have it.
         has_failed = sending_at is not None and outcome.code is not None and outcome.state is not State.UNKNOWN
         call_failed = job is not None and (has_failed or outcome.has_no_call)
-        settled_at = f"{at:.6f}"
+        settled_at = _seconds(at)
         return {
             "id": request.action_id,
             "lane": request.lane,
@@ -90,7 +95,7 @@ class Records:
             "error": (outcome.message or "")[:MAX_LINE_TEXT],
             "action": request.name,
             "producer": request.producer,
-            "queued_at": f"{request.queued_at:.6f}",
+            "queued_at": _seconds(request.queued_at),
             "settled_at": settled_at,
             "revised": 0,
             "base": self.base(request) if whole or sending_at is None else [],
@@ -122,7 +127,7 @@ class Records:
             "action": record.get("action"),
             "producer": record.get("producer"),
             "queued_at": record.get("queued_at"),
-            "settled_at": f"{at:.6f}",
+            "settled_at": _seconds(at),
             "revised": 1,
             "base": [],
             "fields": _final_fields(outcome),
@@ -133,7 +138,7 @@ class Records:
         """The record's first fields, as `mark_sending` writes them."""
         fields: list[str | bytes] = [
             "action", request.name, "lane", request.lane, "entry", request.entry, "producer", request.producer,
-            "fingerprint", request.fingerprint, "worker", self._worker, "queued_at", f"{request.queued_at:.6f}",
+            "fingerprint", request.fingerprint, "worker", self._worker, "queued_at", _seconds(request.queued_at),
             "request", _request(request),
         ]  # fmt: skip
         return fields + _extra(request)
@@ -193,10 +198,10 @@ def _final_fields(outcome: Outcome) -> list[str | bytes]:
     return fields
 
 
-def _shown(request: Request) -> list[tuple[str, str]]:
+def _shown(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """The headers asked for, as they may be kept: secrets masked, text whatever the bytes were, not without end."""
     shown, room = [], MAX_COPIED_BYTES
-    for name, value in mask(request.pairs)[:MAX_COPIED_FIELDS]:
+    for name, value in mask(pairs)[:MAX_COPIED_FIELDS]:
         name, value = text_of(name)[:room], text_of(value)  # noqa: PLW2901
         shown.append((name, value if len(value) <= room else f"{value[:room]}..."))
         room -= len(name) + len(value)
@@ -205,9 +210,27 @@ def _shown(request: Request) -> list[tuple[str, str]]:
     return shown
 
 
+@lru_cache(maxsize=256)
+def _seconds(at: float) -> str:
+    """A time as the contract writes it. Actions come in bursts, so that many have the same."""
+    return f"{at:.6f}"
+
+
 def _request(request: Request) -> bytes:
+    if len(request.pairs) > MAX_KNOWN_HEADERS or request.refusal is not None:
+        return _packed(request.name, _shown(request.pairs))
+    return _known_request(request.name, tuple(request.pairs))
+
+
+@lru_cache(maxsize=1024)
+def _known_request(name: str, pairs: tuple[tuple[str, str], ...]) -> bytes:
+    # The same is asked for again and again.
+    return _packed(name, _shown(pairs))
+
+
+def _packed(action: str, shown: Sequence[tuple[str, str]]) -> bytes:
     headers: dict[str, Any] = {}
-    for name, value in [("Action", request.name), *_shown(request)]:
+    for name, value in [("Action", action), *shown]:
         if name in headers:
             headers[name] = [*headers[name], value] if isinstance(headers[name], list) else [headers[name], value]
         else:
@@ -222,6 +245,6 @@ def _dead(request: Request, outcome: Outcome) -> list[str]:
         "entry", request.entry, "action_id", request.action_id, "producer", request.producer,
         "Action", request.name,
     ]  # fmt: skip
-    for name, value in _shown(request):
+    for name, value in _shown(request.pairs):
         fields += [name or "(empty)", value]
     return fields

@@ -17,6 +17,8 @@ def parse_text(block: str) -> Message:
     lines = block.split("\n")
     if block.startswith("Event: "):
         return Event(Headers(_pairs(lines)))
+    if block.startswith("Response: ") and _OUTPUT not in block:
+        return Response(Headers(_pairs(lines)))
     if not _has_headers(lines[0]):
         return RawText(lines)
     return _message(_pairs(lines), ())

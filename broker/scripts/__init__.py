@@ -10,8 +10,9 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
+from itertools import chain
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgpack
 from redis.asyncio import Redis
@@ -23,21 +24,31 @@ MAX_BATCH: Final = 128
 """Items a script call takes at most: no script should hold Redis for longer than a few milliseconds."""
 
 
+class Layout(NamedTuple):
+    """The order in which a script reads its batch from ARGV: unpacking msgpack maps took half of its time."""
+
+    shared: tuple[str, ...]
+    """What many items have alike: each combination goes once, before the items, and each item names its number."""
+    own: tuple[str, ...]
+    """The single values of an item, behind that number where there is one."""
+    lists: tuple[str, ...]
+    """Its lists, each with its length first."""
+
+
 LAYOUTS: Final = {
-    "mark_sending": (
-        ("id", "lane", "entry", "fingerprint", "deadline", "reply", "channel_id", "probe", "again", "action",
-         "producer", "queued_at", "request"),
+    "mark_sending": Layout(
+        ("lane", "fingerprint", "reply", "probe", "again", "action", "producer", "request"),
+        ("id", "entry", "deadline", "channel_id", "queued_at"),
         ("extra",),
     ),
-    "mark_sent": (("id", "message"), ("fields",)),
-    "settle": (
-        ("id", "lane", "entry", "fingerprint", "attempt", "ttl_ms", "message", "reply", "channel_id", "state",
-         "error_code", "error", "action", "producer", "queued_at", "settled_at", "revised"),
+    "mark_sent": Layout((), ("id", "message"), ("fields",)),
+    "settle": Layout(
+        ("lane", "fingerprint", "attempt", "ttl_ms", "reply", "channel_id", "state", "error_code", "error", "action",
+         "producer", "settled_at", "revised"),
+        ("id", "entry", "message", "queued_at"),
         ("base", "fields", "dead"),
     ),
 }  # fmt: skip
-"""The order in which the scripts on the send path read an item from ARGV: its single values, then its lists, each with
-its length first. (Unpacking msgpack maps took half of the scripts' time.)"""
 
 
 class Script:
@@ -67,17 +78,27 @@ class Script:
             return await redis.eval(self._source.decode(), 1, self._epoch_key, self._root, epoch, *packed)
 
 
-def flatten(items: Sequence[Mapping[str, Any]], layout: tuple[tuple[str, ...], tuple[str, ...]]) -> list[Any]:
-    """The parts of all items one after the other, by their layout."""
-    singles, lists = itemgetter(*layout[0]), layout[1]
+def flatten(items: Sequence[Mapping[str, Any]], layout: Layout) -> list[Any]:
+    """The parts of all items one after the other, by their layout; before them what they share."""
+    own, lists = itemgetter(*layout.own), layout.lists
+    shared = itemgetter(*layout.shared) if layout.shared else None
+    groups: dict[tuple[Any, ...], str] = {}
     flat: list[Any] = []
     for item in items:
-        flat += singles(item)
+        if shared is not None:
+            group = shared(item)
+            number = groups.get(group)
+            if number is None:
+                number = groups[group] = str(len(groups) + 1)
+            flat.append(number)
+        flat += own(item)
         for name in lists:
             values = item[name]
             flat.append(len(values))
             flat += values
-    return flat
+    if shared is None:
+        return flat
+    return [len(groups), *chain.from_iterable(groups), *flat]
 
 
 @cache

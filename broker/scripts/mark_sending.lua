@@ -1,9 +1,10 @@
 #!lua
 -- The last word before an action is written: may this entry be sent now, by this worker?
--- ARGV: root, epoch, PUBLISH or SPUBLISH, worker, then the items. An item: id, lane, entry, fingerprint, deadline, reply, channel_id
---   (an Originate's, or empty), probe (1: only look whether it has expired), again (1: a read-only action that a lost worker had
---   begun), action, producer, queued_at, request, extra (further fields of the record: their number, then name, value, ...)
--- Returns a list of {verdict, unix time}, or an empty list: another worker has taken over.
+-- ARGV: root, epoch, PUBLISH or SPUBLISH, worker, then what items have in common: the number of combinations, and of each lane,
+--   fingerprint, reply, probe (1: only look whether it has expired), again (1: a read-only action that a lost worker had begun),
+--   action, producer, request; then the items: the number of their combination, id, entry, deadline, channel_id (an Originate's, or
+--   empty), queued_at, extra (further fields of the record: their number, then name, value, ...)
+-- Returns the unix time and then the verdicts, or an empty list: another worker has taken over.
 local root, epoch, publish, worker = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 if redis.pcall('GET', root .. 'epoch') ~= epoch then
   return {}
@@ -18,16 +19,16 @@ local now = tonumber(time[1]) + tonumber(time[2]) / 1e6
 local now_text = string.format('%d.%06d', time[1], time[2])
 
 local function forget(item)
-  local stream = root .. (item.lane == 'urgent' and 'actions:urgent' or 'actions')
+  local stream = root .. (item.common.lane == 'urgent' and 'actions:urgent' or 'actions')
   redis.call('XACK', stream, 'workers', item.entry)
   redis.call('XDEL', stream, item.entry)
 end
 
 local function mark(item, key)
-  local at = item.at
+  local common = item.common
   redis.call('HSET', key, 'state', 'sending', 'sending_at', now_text, 'epoch', epoch, 'worker', worker,
-    'lane', item.lane, 'entry', item.entry, 'fingerprint', item.fingerprint, 'action', ARGV[at + 9],
-    'producer', ARGV[at + 10], 'queued_at', ARGV[at + 11], 'request', ARGV[at + 12], unpack(ARGV, at + 14, item.last))
+    'lane', common.lane, 'entry', item.entry, 'fingerprint', common.fingerprint, 'action', common.action,
+    'producer', common.producer, 'queued_at', item.queued_at, 'request', common.request, unpack(ARGV, item.first, item.last))
   if item.channel_id ~= '' then
     redis.call('HSET', root .. 'legs', item.channel_id, item.id)
   end
@@ -36,14 +37,15 @@ end
 
 -- A second entry with a known ActionID: never sent, whatever it asks for.
 local function refuse_second(item, key, state, fingerprint)
-  if fingerprint ~= item.fingerprint then
+  local common = item.common
+  if fingerprint ~= common.fingerprint then
     return 'reused'
   end
   local result = FINAL[state] and redis.call('HGET', key, 'result')
   if result then
     redis.call(publish, key, result)
-    if item.reply ~= '' then
-      redis.call(publish, root .. 'reply:' .. item.reply, result)
+    if common.reply ~= '' then
+      redis.call(publish, root .. 'reply:' .. common.reply, result)
     end
   end
   forget(item)
@@ -51,13 +53,14 @@ local function refuse_second(item, key, state, fingerprint)
 end
 
 local function judge(item)
+  local common = item.common
   local key = root .. 'action:' .. item.id
   local record = redis.pcall('HMGET', key, 'state', 'entry', 'lane', 'fingerprint', 'epoch')
   if record.err then
     return 'reused' -- something of another type has its place
   end
   local state, entry = record[1], record[2]
-  if state and entry and (entry ~= item.entry or record[3] ~= item.lane) then
+  if state and entry and (entry ~= item.entry or record[3] ~= common.lane) then
     return refuse_second(item, key, state, record[4])
   end
   if state == 'cancelled' and not entry then
@@ -73,12 +76,12 @@ local function judge(item)
     return 'sending'
   end
   if state == 'sending' or state == 'sent' then
-    return item.again == '1' and mark(item, key) or 'begun'
+    return common.again == '1' and mark(item, key) or 'begun'
   end
   if now > tonumber(item.deadline) then
     return 'expired'
   end
-  if item.probe == '1' then
+  if common.probe == '1' then
     return 'early'
   end
   if item.channel_id ~= '' and redis.call('HEXISTS', root .. 'legs', item.channel_id) == 1 then
@@ -87,15 +90,22 @@ local function judge(item)
   return mark(item, key)
 end
 
-local verdicts = {}
-local at = 5
-while at <= #ARGV do
-  local last = at + 13 + tonumber(ARGV[at + 13])
-  local item = {
-    id = ARGV[at], lane = ARGV[at + 1], entry = ARGV[at + 2], fingerprint = ARGV[at + 3], deadline = ARGV[at + 4],
-    reply = ARGV[at + 5], channel_id = ARGV[at + 6], probe = ARGV[at + 7], again = ARGV[at + 8], at = at, last = last,
+local at, count = 6, #ARGV
+local combinations = {}
+for number = 1, tonumber(ARGV[5]) do
+  combinations[tostring(number)] = {
+    lane = ARGV[at], fingerprint = ARGV[at + 1], reply = ARGV[at + 2], probe = ARGV[at + 3], again = ARGV[at + 4], action = ARGV[at + 5],
+    producer = ARGV[at + 6], request = ARGV[at + 7],
   }
-  verdicts[#verdicts + 1] = {judge(item), now_text}
+  at = at + 8
+end
+local answer = {now_text}
+while at <= count do
+  local last = at + 6 + tonumber(ARGV[at + 6])
+  answer[#answer + 1] = judge({
+    common = combinations[ARGV[at]], id = ARGV[at + 1], entry = ARGV[at + 2], deadline = ARGV[at + 3], channel_id = ARGV[at + 4],
+    queued_at = ARGV[at + 5], first = at + 7, last = last,
+  })
   at = last + 1
 end
-return verdicts
+return answer

@@ -1,11 +1,12 @@
 #!lua flags=allow-oom
 -- Entries reach their final state: record, line in `results`, message, acknowledgement, all or nothing.
 -- Not fenced by the lease but by the attempt: the truth from a worker that has lost its lease since is welcome.
--- ARGV: root, epoch, PUBLISH or SPUBLISH, length of `results`, length of `dead`, then the items. An item: id, lane, entry, fingerprint, attempt (the
---   epoch of its mark, or empty: it was never sent), ttl_ms, message, reply, channel_id (of an Originate that placed no call, or empty),
---   state, error_code, error, action, producer, queued_at, settled_at, revised (1: the truth about an action that was settled as
---   `unknown`; nothing is done to one in any other state), then three lists, each with its number first: base (the record's first
---   fields), fields (further final ones), dead (for `dead`)
+-- ARGV: root, epoch, PUBLISH or SPUBLISH, length of `results`, length of `dead`, then what items have in common: the number of
+--   combinations, and of each lane, fingerprint, attempt (the epoch of its mark, or empty: it was never sent), ttl_ms, reply, channel_id
+--   (of an Originate that placed no call, or empty), state, error_code, error, action, producer, settled_at, revised (1: the truth about
+--   an action that was settled as `unknown`; nothing is done to one in any other state); then the items: the number of their
+--   combination, id, entry, message, queued_at, then three lists, each with its number first: base (the record's first fields), fields
+--   (further final ones), dead (for `dead`)
 -- Returns a list of verdicts. Nothing was done where it is `superseded` (another attempt decides), `reused` (the ActionID is another's, and
 --   the entry asked for something else) or `missing` (the record is gone, and the item brings no base fields to make it anew).
 local root, publish = ARGV[1], ARGV[3]
@@ -24,12 +25,13 @@ local function list(at)
 end
 
 local function tell(item, key)
+  local common = item.common
   redis.call('XADD', root .. 'results', 'MAXLEN', '~', ARGV[4], '*', 'action_id', item.id, 'entry', item.entry,
-    'action', item.action, 'state', item.state, 'producer', item.producer, 'queued_at', item.queued_at,
-    'settled_at', item.settled_at, 'error_code', item.error_code, 'message', item.error, 'revised', item.revised)
+    'action', common.action, 'state', common.state, 'producer', common.producer, 'queued_at', item.queued_at,
+    'settled_at', common.settled_at, 'error_code', common.error_code, 'message', common.error, 'revised', common.revised)
   redis.call(publish, key, item.message)
-  if item.reply ~= '' then
-    redis.call(publish, root .. 'reply:' .. item.reply, item.message)
+  if common.reply ~= '' then
+    redis.call(publish, root .. 'reply:' .. common.reply, item.message)
   end
   if item.dead.last > item.dead.first then
     redis.call('XADD', root .. 'dead', 'MAXLEN', '~', ARGV[5], '*', unpack(ARGV, item.dead.first, item.dead.last))
@@ -37,55 +39,57 @@ local function tell(item, key)
 end
 
 local function write(item, key, entry, call)
+  local common = item.common
   if not entry then
     redis.call('HSET', key, unpack(ARGV, item.base.first, item.base.last))
   end
-  redis.call('HSET', key, 'state', item.state, 'settled_at', item.settled_at, 'result', item.message,
+  redis.call('HSET', key, 'state', common.state, 'settled_at', common.settled_at, 'result', item.message,
     unpack(ARGV, item.fields.first, item.fields.last))
   -- The record of a live call is kept until the call is over; who notes that sets its end.
   if call and call ~= 'ended' then
     redis.call('PERSIST', key)
   else
-    redis.call('PEXPIRE', key, item.ttl_ms)
+    redis.call('PEXPIRE', key, common.ttl_ms)
   end
-  if item.channel_id ~= '' and not call and redis.call('HGET', root .. 'legs', item.channel_id) == item.id then
-    redis.call('HDEL', root .. 'legs', item.channel_id)
+  if common.channel_id ~= '' and not call and redis.call('HGET', root .. 'legs', common.channel_id) == item.id then
+    redis.call('HDEL', root .. 'legs', common.channel_id)
   end
 end
 
 local function settle(item)
+  local common = item.common
   local key = root .. 'action:' .. item.id
   local record = redis.pcall('HMGET', key, 'state', 'entry', 'lane', 'epoch', 'call', 'fingerprint')
   local state, entry = record[1], record[2]
   local verdict = 'settled'
-  if item.revised == '1' then
-    if state ~= 'unknown' or entry ~= item.entry or record[3] ~= item.lane then
+  if common.revised == '1' then
+    if state ~= 'unknown' or entry ~= item.entry or record[3] ~= common.lane then
       return 'already'
     end
     redis.call('HDEL', key, 'error_code', 'error')
     write(item, key, entry, record[5])
     tell(item, key)
     return 'revised'
-  elseif record.err or (state and entry and (entry ~= item.entry or record[3] ~= item.lane)) then
+  elseif record.err or (state and entry and (entry ~= item.entry or record[3] ~= common.lane)) then
     -- The record is another entry's, or none at all: this one is answered by a result of its own, the record is left alone. Answered once:
     -- its entry is gone where the reply to this call was lost and the call is repeated.
     -- But two that expire together were judged when neither had a record. (What was written has a fate of its own.)
-    local unsent = item.state == 'expired' or item.state == 'cancelled'
-    if unsent and record[6] and record[6] ~= item.fingerprint then
+    local unsent = common.state == 'expired' or common.state == 'cancelled'
+    if unsent and record[6] and record[6] ~= common.fingerprint then
       return 'reused' -- it asked for something else: that is what it must be told
     end
-    local stream = root .. (item.lane == 'urgent' and 'actions:urgent' or 'actions')
+    local stream = root .. (common.lane == 'urgent' and 'actions:urgent' or 'actions')
     local first = redis.call('XACK', stream, 'workers', item.entry) + redis.call('XDEL', stream, item.entry) > 0
-    if unsent and record[6] == item.fingerprint then
+    if unsent and record[6] == common.fingerprint then
       return 'duplicate' -- it asked for the same thing: one answer is enough
     end
     if first then
       tell(item, key)
     end
     return 'apart'
-  elseif item.attempt ~= '' and record[4] and record[4] ~= item.attempt then
+  elseif common.attempt ~= '' and record[4] and record[4] ~= common.attempt then
     return 'superseded'
-  elseif item.attempt == '' and NEVER_SENT[item.state] and (state == 'sending' or state == 'sent') then
+  elseif common.attempt == '' and NEVER_SENT[common.state] and (state == 'sending' or state == 'sent') then
     return 'superseded' -- said by a worker that was slower than the one that has begun it since
   elseif FINAL[state] and entry then
     verdict = 'already'
@@ -95,7 +99,7 @@ local function settle(item)
     write(item, key, entry, record[5])
     tell(item, key)
   end
-  local entries = finished[item.lane]
+  local entries = finished[common.lane]
   entries[#entries + 1] = item.entry
   return verdict
 end
@@ -133,17 +137,24 @@ local function acknowledge(stream, entries)
   end
 end
 
+local at, count = 7, #ARGV
+local combinations = {}
+for number = 1, tonumber(ARGV[6]) do
+  combinations[tostring(number)] = {
+    lane = ARGV[at], fingerprint = ARGV[at + 1], attempt = ARGV[at + 2], ttl_ms = ARGV[at + 3], reply = ARGV[at + 4],
+    channel_id = ARGV[at + 5], state = ARGV[at + 6], error_code = ARGV[at + 7], error = ARGV[at + 8], action = ARGV[at + 9],
+    producer = ARGV[at + 10], settled_at = ARGV[at + 11], revised = ARGV[at + 12],
+  }
+  at = at + 13
+end
 local verdicts = {}
-local at = 6
-while at <= #ARGV do
-  local base = list(at + 17)
+while at <= count do
+  local base = list(at + 5)
   local fields = list(base.last + 1)
   local dead = list(fields.last + 1)
   verdicts[#verdicts + 1] = settle({
-    id = ARGV[at], lane = ARGV[at + 1], entry = ARGV[at + 2], fingerprint = ARGV[at + 3], attempt = ARGV[at + 4],
-    ttl_ms = ARGV[at + 5], message = ARGV[at + 6], reply = ARGV[at + 7], channel_id = ARGV[at + 8], state = ARGV[at + 9],
-    error_code = ARGV[at + 10], error = ARGV[at + 11], action = ARGV[at + 12], producer = ARGV[at + 13], queued_at = ARGV[at + 14],
-    settled_at = ARGV[at + 15], revised = ARGV[at + 16], base = base, fields = fields, dead = dead,
+    common = combinations[ARGV[at]], id = ARGV[at + 1], entry = ARGV[at + 2], message = ARGV[at + 3], queued_at = ARGV[at + 4],
+    base = base, fields = fields, dead = dead,
   })
   at = dead.last + 1
 end

@@ -189,13 +189,13 @@ def result_not_published() -> None:
 
 def reply_not_published() -> None:
     """Says nothing on the reply channel."""
-    rewrite_script("settle", ("redis.call(publish, root .. 'reply:' .. item.reply, item.message)", ""))
+    rewrite_script("settle", ("redis.call(publish, root .. 'reply:' .. common.reply, item.message)", ""))
 
 
 def record_not_written() -> None:
     """Says how it ended, and does not write it into the record."""
     rewrite_script(
-        "settle", ("redis.call('HSET', key, 'state', item.state,", "redis.call('HSET', key, 'was', item.state,")
+        "settle", ("redis.call('HSET', key, 'state', common.state,", "redis.call('HSET', key, 'was', common.state,")
     )
 
 

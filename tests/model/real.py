@@ -52,8 +52,8 @@ class Real:
 
     def mark(self, epoch: int, worker: str, items: Sequence[Item]) -> list[tuple[str, str]]:
         """Verdict and Redis' time."""
-        verdicts = self._call("mark_sending", epoch, "PUBLISH", worker, *flatten(items, LAYOUTS["mark_sending"]))
-        return [(verdict.decode(), at.decode()) for verdict, at in verdicts]
+        answer = self._call("mark_sending", epoch, "PUBLISH", worker, *flatten(items, LAYOUTS["mark_sending"]))
+        return [(verdict.decode(), answer[0].decode()) for verdict in answer[1:]]
 
     def mark_sent(self, epoch: int, items: Sequence[Item]) -> None:
         self._call("mark_sent", epoch, "PUBLISH", *flatten(items, LAYOUTS["mark_sent"]))

@@ -36,8 +36,7 @@ def job(*fields: str | bytes) -> Job:
 
 def parts(script: str) -> set[str]:
     """What a script reads of an item."""
-    singles, lists = LAYOUTS[script]
-    return {*singles, *lists}
+    return {part for parts in LAYOUTS[script] for part in parts}
 
 
 def as_map(fields: list[Any]) -> dict[str, Any]:
