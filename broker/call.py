@@ -265,11 +265,12 @@ class Call:
         return True
 
     async def _is_over(self) -> bool:
+        # As it was before the look: a result that comes while the record is read says nothing about a record that was
+        # not there yet.
         settled = self._submission.result
         if settled is not None and not self._is_call and settled.entry == self.entry:
             return True
         record = await self._submissions.look(self._submission)
-        settled = self._submission.result
         if record is None:
             # Not taken up yet; or settled, or seen before, and expired since.
             return settled is not None or self._seen_record

@@ -219,6 +219,8 @@ class Proxy:
         """Commands whose next reply is lost, and the connection with it."""
         self.held: bytes | None = None
         """A command: from the next one on, its connection gets nothing more until `release`."""
+        self.holding = False
+        """Whether something waits for `release`."""
         self.messages_held = False
         """Whether what is published waits until `release`, too."""
         self._upstream = port
@@ -272,6 +274,7 @@ class Proxy:
             if "lost" in fates:
                 break
             if "held" in fates or (self.messages_held and "subscriber" in fates):
+                self.holding = True
                 await self._released.wait()
             writer.write(data)
         writer.close()

@@ -591,6 +591,36 @@ async def test_events_on_their_way_when_the_record_says_ended_are_waited_for(
         assert [event.name for event in await reading] == WHOLE_CALL
 
 
+@pytest.mark.usefixtures("no_looking")
+async def test_a_look_that_the_result_overtakes_does_not_end_a_call(
+    worker: FakeWorker, redis_server: RedisServer
+) -> None:
+    """The record was read before it was there, and the reply came after the result: it had not expired."""
+
+    async def answer(worker: FakeWorker, request: Request) -> None:
+        await taken_up.wait()
+        await worker.settle(request, call="up")
+        await worker.event("Newchannel", request.action_id)
+        await hung_up.wait()
+        await worker.event("Hangup", request.action_id, then={"call": "ended"})
+
+    taken_up, hung_up = asyncio.Event(), asyncio.Event()
+    worker.on("Originate", answer)
+    async with Proxy(redis_server.port) as proxy, Bus(proxy.url) as bus:
+        call = await bus.server("pbx1").submit("Originate", Channel="Local/1", timeout=10)
+        proxy.held = b"HGETALL"
+        events = call.events()
+        first = asyncio.create_task(anext(events))
+        await until(lambda: proxy.holding)
+        taken_up.set()
+        await call.result(timeout=10)
+        proxy.release()
+        async with asyncio.timeout(20):
+            assert (await first).name == "Newchannel"
+            hung_up.set()
+            assert [event.name async for event in events] == ["Hangup"]
+
+
 async def test_many_calls_at_once(worker: FakeWorker, bus: Bus, pbx: Server) -> None:
     worker.on("Originate", whole_call)
 
