@@ -27,6 +27,8 @@ from tests.workers.worker_process import (
     make_settings,
     running_worker,
 )
+from workers.rates import Rates
+from workers.schedule import CALLS
 from workers.simulated import ALL_CLASSES, SimulatedAsterisk, User
 
 
@@ -512,22 +514,50 @@ async def test_first_in_first_out(desk: Desk, asterisk: SimulatedAsterisk) -> No
         assert written == [f"{kind}{n}" for n in range(60)]
 
 
-async def test_calls_keep_to_their_rate_and_others_do_not_wait_for_them(
-    redis_url: str, asterisk: SimulatedAsterisk
+async def test_calls_keep_to_their_rate(
+    redis_url: str, asterisk: SimulatedAsterisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    granted = watch_calls_go(monkeypatch)
     async with served(redis_url, asterisk, rate_calls=20.0) as desk:
+        for n in range(35):
+            await desk.originate(f"c{n}")
+        await desk.settled("c34")
+        came = sorted(each.at for each in asterisk.written if each.action == "Originate")
+        assert len(came) == len(granted) == 35
+        # None came before it was let go. How long each then was on its way is the machine's affair, not the rate's.
+        assert all(arrival >= start for arrival, start in zip(came, granted, strict=True))
+        # A second's worth at once, then one every 50 ms, whatever stretch of time one looks at.
+        for earlier in range(35):
+            for later in range(earlier, 35):
+                assert later - earlier <= 20 + 20 * (granted[later] - granted[earlier])
+
+
+def watch_calls_go(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """When each call is let go, by the monotonic clock."""
+    granted: list[float] = []
+    take = Rates.take
+
+    def watched(rates: Rates, cost: str, now: float) -> None:
+        if cost == CALLS:
+            granted.append(now)
+        take(rates, cost, now)
+
+    monkeypatch.setattr(Rates, "take", watched)
+    return granted
+
+
+async def test_calls_that_wait_for_their_rate_hold_up_nothing_else(redis_url: str, asterisk: SimulatedAsterisk) -> None:
+    async with served(redis_url, asterisk, rate_calls=0.01) as desk:
         for n in range(35):
             await desk.originate(f"c{n}")
         for n in range(35):
             await desk.add("Setvar", f"s{n}", Variable="x", Value="1")
-        await desk.settled("s34", 1.0)
-        await desk.settled("c34")
-        at = sorted(each.at for each in asterisk.written if each.action == "Originate")
-        assert len(at) == 35
-        # A second's worth at once, then one every 50 ms, whatever stretch of time one looks at.
-        for earlier in range(35):
-            for later in range(earlier, 35):
-                assert later - earlier <= 20 + 20 * (at[later] - at[earlier])
+            await desk.add("Getvar", f"g{n}", Variable="x")
+        await desk.settled("c0")
+        for n in range(35):
+            assert (await desk.settled(f"s{n}"))["state"] == "done"
+            assert (await desk.settled(f"g{n}"))["state"] == "done"
+        assert sum(each.action == "Originate" for each in asterisk.written) == 1
 
 
 async def test_a_queue_longer_than_what_is_held_drains_as_room_comes(

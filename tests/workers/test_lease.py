@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
 from tests.servers import RedisServer
 from tests.workers.worker_process import Desk, eventually, soon
+from workers import lease as lease_module
 from workers.clock import ServerClock
 from workers.config import Settings
 from workers.lease import Lease, LeaseLost
@@ -35,11 +37,50 @@ async def test_the_first_holder_begins_the_first_epoch(redis_url: str) -> None:
         assert 0 < life_ms <= 1000
 
 
-async def test_it_is_not_relied_on_for_its_whole_life(redis_url: str) -> None:
-    async with holding(redis_url) as lease, Desk(redis_url) as desk:
+async def test_it_is_not_relied_on_for_its_whole_life(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # By a clock that the test sets: however slow the machine, nothing else passes between two looks.
+    clock = SetClock(monkeypatch)
+    async with holding(redis_url, lease_s=600.0) as lease, Desk(redis_url) as desk:
         await soon(lease.acquire())
-        await eventually(lambda: not lease.is_valid)
-        assert await desk.redis.pttl(desk.keys.lease) > 100
+        for _ in range(2):
+            clock.at += 479.0
+            assert lease.is_valid
+            clock.at += 2.0
+            assert not lease.is_valid
+            assert await desk.redis.pttl(desk.keys.lease) > 481_000
+            await lease.renew({"state": "connected"})
+
+
+class SetClock:
+    """The lease's monotonic clock, standing at `at`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.at = 1000.0
+        monkeypatch.setattr(lease_module, "time", self)
+
+    def monotonic(self) -> float:
+        return self.at
+
+
+async def test_a_reply_that_was_long_on_its_way_counts_from_the_question(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis may have counted the lease's life from any moment since it was asked."""
+    clock = SetClock(monkeypatch)
+    async with holding(redis_url, lease_s=600.0) as lease:
+
+        async def slowly(dead_beat: bytes) -> list[Any]:
+            answer = await ask(dead_beat)
+            clock.at += 300.0
+            return answer
+
+        ask = lease._try
+        monkeypatch.setattr(lease, "_try", slowly)
+        await soon(lease.acquire())
+        clock.at += 179.0
+        assert lease.is_valid
+        clock.at += 2.0
+        assert not lease.is_valid
 
 
 async def test_a_second_worker_stands_by_until_it_is_given_back(redis_url: str) -> None:
@@ -69,6 +110,33 @@ async def test_a_lease_that_nobody_renews_is_taken_over_and_its_holder_is_fenced
         assert not lease.is_valid
         await lease.release()  # must not take the other's
         await standby.renew({"state": "connected"})
+
+
+async def test_a_standby_takes_the_lease_at_its_first_look_after_its_end(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And it looks ten times in a life, each time between two looks: that is how soon it takes over."""
+    async with holding(redis_url) as lease, holding(redis_url, "two") as standby:
+        looks: list[bool] = []
+        pauses: list[float] = []
+        look, pause = standby._try, asyncio.sleep
+
+        async def watched_look(dead_beat: bytes) -> list[Any]:
+            answer = await look(dead_beat)
+            looks.append(bool(answer[0]))
+            return answer
+
+        async def watched_pause(seconds: float) -> None:
+            pauses.append(seconds)
+            await pause(seconds)
+
+        monkeypatch.setattr(standby, "_try", watched_look)
+        monkeypatch.setattr(asyncio, "sleep", watched_pause)
+        await soon(lease.acquire())
+        await soon(standby.acquire())
+        assert looks == [False] * len(pauses) + [True]
+        assert pauses == [pytest.approx(0.1)] * len(pauses)
+        assert pauses
 
 
 async def test_a_redis_that_lost_its_memory_hands_out_no_epoch_twice(redis_url: str) -> None:
