@@ -11,6 +11,7 @@ from typing import Final, Self
 from broker.codec import BusEvent, BusResponse, Result, State
 from broker.dispatcher import Dispatcher
 from broker.errors import ResultTimeout
+from broker.items import with_items
 from broker.keys import Keys
 from broker.link import Interrupted
 from broker.messages import decoded, field_of, gap_before, stream_event
@@ -151,11 +152,11 @@ class Call:
 
         For an Originate that is the answer to the dialling, not the end of the call. A revised result (see
         the contract) is returned from the moment it is known. Raises the `ActionError` of its state,
-        `ResultTimeout` after `timeout` seconds, `BusUnavailable`.
+        `ResultTimeout` after `timeout` seconds, `ItemsGone`, `BusUnavailable`.
         """
         try:
             async with asyncio.timeout(timeout) as patience:
-                result = await self._submission.settled()
+                result = await with_items(await self._submission.settled(), self._keys, self._pipeline)
         except TimeoutError:
             if not patience.expired():
                 raise

@@ -26,6 +26,7 @@ from broker.dispatcher import Dispatcher
 from broker.entry import HeaderValue, encode_action
 from broker.errors import AmibusError, BusUnavailable, ErrorCode, Refused, ResultTimeout
 from broker.event_stream import NOW, EventStream
+from broker.items import with_items
 from broker.keys import ACTIONS, DEFAULT_PREFIX, URGENT, Keys, servers_key
 from broker.link import Address, Links
 from broker.pipeline import Pipeline
@@ -154,7 +155,8 @@ class Server:
         makes a repetition harmless, as far as the contract says.
 
         Raises the `ActionError` of the action's state unless it is `done` (not with
-        `raise_on_failure=False`); `ResultTimeout`; `Refused` for what could never be sent; `BusUnavailable`.
+        `raise_on_failure=False`); `ResultTimeout`; `Refused` for what could never be sent; `ItemsGone`;
+        `BusUnavailable`.
         """
         submission = self._submission(
             action, action_id, headers, pairs, producer, deadline, answer_timeout, tag, traceparent
@@ -164,7 +166,7 @@ class Server:
             async with self._patience(submission, timeout):
                 await self._listen()
                 await self._add(submission, urgent)
-                result = await submission.settled()
+                result = await with_items(await submission.settled(), self._keys, self._pipeline)
         finally:
             self._submissions.forget(submission)
         return result.raise_for_state() if raise_on_failure else result

@@ -1,6 +1,6 @@
 """The msgpack messages on the channels, in the `events` stream and in the records, both ways."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
@@ -77,6 +77,11 @@ class Result:
     """The items of a list and its terminating event."""
     output: list[str] = field(default_factory=list)
     """The lines of a Command."""
+    items: int = 0
+    """How many `events` there are where they are kept apart, in so many `chunks`: of a very large result."""
+    chunks: int = 0
+    items_latin1: tuple[str, ...] = ()
+    """The `latin1` of the items kept apart."""
     error_code: str | None = None
     error_message: str | None = None
     revised: bool = False
@@ -143,7 +148,7 @@ def result_map(result: Result) -> dict[str, Any]:
         "tag": result.tag,
         "state": str(result.state),
         "response": None if result.response is None else result.response.to_map(),
-        "events": [headers.to_map() for headers in result.events],
+        **_items_of(result),
         "output": result.output,
         "error": error,
         "revised": result.revised,
@@ -153,9 +158,30 @@ def result_map(result: Result) -> dict[str, Any]:
     }
     all_headers = result.events if result.response is None else [result.response, *result.events]
     latin1 = [name for headers in all_headers for name in headers.latin1]
-    if latin1:
-        message["latin1"] = sorted(set(latin1))
+    if latin1 or result.items_latin1:
+        message["latin1"] = sorted({*latin1, *result.items_latin1})
     return message
+
+
+def _items_of(result: Result) -> dict[str, Any]:
+    if result.chunks:
+        return {"items": result.items, "chunks": result.chunks}
+    return {"events": [headers.to_map() for headers in result.events]}
+
+
+def pack_items(items: Sequence[Headers]) -> bytes:
+    """A chunk of the items of a very large result."""
+    packed: bytes = _packer.pack([headers.to_map() for headers in items])
+    return packed
+
+
+def unpack_items(chunk: bytes, latin1: Sequence[str]) -> list[Headers]:
+    """Read a chunk; `latin1` is its result's. Raises `BadMessage`."""
+    try:
+        items = msgpack.unpackb(chunk)
+        return [_headers(item, {"latin1": latin1}) for item in items]
+    except (TypeError, ValueError, AttributeError) as error:
+        raise BadMessage(f"a chunk of items that is none: {error!r}") from error
 
 
 def response_map(response: BusResponse) -> dict[str, Any]:
@@ -252,6 +278,9 @@ def _result(message: dict[str, Any]) -> Result:
         response=None if message["response"] is None else _headers(message["response"], message),
         events=[_headers(item, message) for item in message.get("events") or ()],
         output=list(message.get("output") or ()),
+        items=int(message.get("items") or 0),
+        chunks=int(message.get("chunks") or 0),
+        items_latin1=tuple(message.get("latin1") or ()) if message.get("chunks") else (),
         error_code=error.get("code"),
         error_message=error.get("message"),
         revised=bool(message.get("revised")),

@@ -44,8 +44,11 @@ _BUS_FIELDS = frozenset(
 
 
 def usable_action_id(action_id: str) -> bool:
-    """Whether a producer may give this ActionID. `digits-digits` and `u.digits-digits` are the entry ids' own."""
-    return bool(_ACTION_ID.fullmatch(action_id)) and not _ENTRY_ID.fullmatch(action_id.removeprefix("u."))
+    """Whether a producer may give this ActionID. `digits-digits` and `u.digits-digits` are the entry ids' own, and the
+    record of `x:items` would be where the items of `x` are."""
+    if not _ACTION_ID.fullmatch(action_id) or action_id.endswith(":items"):
+        return False
+    return not _ENTRY_ID.fullmatch(action_id.removeprefix("u."))
 
 
 def entry_action_id(lane: str, entry: str) -> str:
@@ -204,7 +207,8 @@ def _read_fields(request: Request, bus: dict[str, str], fields: Sequence[bytes])
         refusals.append(
             Refused(
                 ErrorCode.BAD_ACTION_ID,
-                f"ActionID {printable(ids[0])} is not 1 to 64 characters of A-Z a-z 0-9 . _ : - or is like an entry id",
+                f"ActionID {printable(ids[0])} is not 1 to 64 characters of A-Z a-z 0-9 . _ : -, is like an"
+                " entry id, or ends in :items",
             )
         )
     _check_size(pairs, refusals)

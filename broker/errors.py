@@ -10,6 +10,7 @@ AmibusError
 |   |-- ActionExpired        its deadline passed first; never sent
 |   |-- ActionCancelled      taken back before it was sent
 |   `-- ActionUnknown        it was or may have been sent, and no answer came or can be had any more
+|-- ItemsGone                the items of a very large result are not kept any more
 `-- ResultTimeout            the caller's own patience ended; the action goes on, and its record tells its fate
 """
 
@@ -89,6 +90,12 @@ class ResultTimeout(AmibusError, TimeoutError):
 
     def __reduce__(self) -> tuple[type[ResultTimeout], tuple[str, float]]:
         return type(self), (self.action_id, self.timeout_s)
+
+
+class ItemsGone(AmibusError):
+    """The items of a very large result, which are kept as long as the record, are gone: it was read too late."""
+
+    code = "items-gone"
 
 
 class ActionError(AmibusError):

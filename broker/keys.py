@@ -87,6 +87,10 @@ class Keys:
         """The record of an action, and the channel of the same name."""
         return f"{self.root}action:{action_id}"
 
+    def items(self, action_id: str) -> str:
+        """The list of the items of a very large result, in chunks."""
+        return f"{self.action(action_id)}:items"
+
     def reply(self, name: str) -> str:
         """The channel of results for whoever named it in `Bus-Reply`."""
         return f"{self.root}reply:{name}"

@@ -323,7 +323,7 @@ def test_bytes_are_no_list_of_numbers() -> None:
         encode_action("Ping", {"a": b"ab"})
 
 
-@pytest.mark.parametrize("action_id", ["1-2", "u.1-2", "", "a b", "a" * 65, "x\n"])
+@pytest.mark.parametrize("action_id", ["1-2", "u.1-2", "", "a b", "a" * 65, "x\n", "x:items"])
 def test_an_unusable_action_id_is_refused_at_once(action_id: str) -> None:
     with pytest.raises(Refused) as caught:
         encode_action("Ping", {}, action_id=action_id)

@@ -17,6 +17,7 @@ from broker.errors import (
     AmibusError,
     BusUnavailable,
     ErrorCode,
+    ItemsGone,
     Refused,
     ResultTimeout,
     SettingsError,
@@ -32,7 +33,7 @@ def result(state: State = State.FAILED, code: str | None = "timeout", message: s
 
 
 def samples() -> list[AmibusError]:
-    plain = [kind("x") for kind in (AmibusError, SettingsError, BusUnavailable, BadMessage)]
+    plain = [kind("x") for kind in (AmibusError, SettingsError, BusUnavailable, BadMessage, ItemsGone)]
     settled = [
         kind(result())
         for kind in (ActionError, ActionFailed, ActionRejected, ActionExpired, ActionCancelled, ActionUnknown)

@@ -24,6 +24,7 @@ PUBLIC = {
     "BusUnavailable",
     "Call",
     "ErrorCode",
+    "ItemsGone",
     "Record",
     "Refused",
     "Result",

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from redis.exceptions import OutOfMemoryError, ResponseError
 
+from broker.ami import Headers
 from broker.codec import FINAL_STATES, Result, State, decode_message, pack
 from broker.entry import Request, decode_entry, fingerprint
 from broker.errors import ErrorCode
@@ -18,6 +19,7 @@ from broker.record import decode_record
 from broker.scripts import LAYOUTS, Layout, flatten, source
 from tests.desk import DONE, NAMES, Desk
 from tests.servers import KINDS, RedisServer, free_port, need
+from workers.items import Chunks
 from workers.job import Job, make_job
 from workers.outcome import Outcome
 
@@ -788,7 +790,14 @@ async def test_a_script_that_redis_has_forgotten_is_sent_again(desk: Desk) -> No
 @pytest.mark.parametrize("name", NAMES)
 def test_every_script_is_refused_as_a_whole_or_not_at_all(name: str) -> None:
     first = source(name).decode().splitlines()[0]
-    finishing = name in ("acquire", "beat", "mark_sent", "release", "settle")  # who finishes needs the lease, too
+    finishing = name in (
+        "acquire",
+        "add_items",
+        "beat",
+        "mark_sent",
+        "release",
+        "settle",
+    )  # who finishes needs the lease, too
     assert first == ("#!lua flags=allow-oom" if finishing else "#!lua")
 
 
@@ -842,3 +851,67 @@ async def test_nothing_is_marked_while_a_key_is_of_a_wrong_type(desk: Desk, key:
     assert await desk.record() == {}
     await desk.redis.delete(name)
     assert await desk.mark(job) == ["sending"]
+
+
+# -- the items of a very large result
+
+
+async def add(desk: Desk, number: int, chunk: bytes, *, epoch: int = 1, ttl_ms: int = HOUR_MS) -> int:
+    answer: int = await desk.scripts["add_items"](desk.redis, epoch, "a1", number, ttl_ms, chunk)
+    return answer
+
+
+async def chunks(desk: Desk) -> list[bytes]:
+    listed: list[bytes] = await desk.redis.lrange(desk.keys.items("a1"), 0, -1)
+    return listed
+
+
+async def test_items_are_added_in_order_and_each_chunk_once(desk: Desk) -> None:
+    await desk.mark(await desk.job())
+    assert [await add(desk, 0, b"x"), await add(desk, 1, b"y"), await add(desk, 1, b"y")] == [1, 2, 2]
+    assert await chunks(desk) == [b"x", b"y"]
+    assert HOUR_MS - 5_000 < await desk.redis.pttl(desk.keys.items("a1")) <= HOUR_MS
+
+
+async def test_the_first_chunk_begins_anew(desk: Desk) -> None:
+    await desk.mark(await desk.job())
+    await add(desk, 0, b"x")
+    await add(desk, 1, b"y")
+    assert await add(desk, 0, b"z") == 1
+    assert await chunks(desk) == [b"z"]
+
+
+async def test_a_chunk_whose_predecessors_are_gone_has_no_place(desk: Desk) -> None:
+    await desk.mark(await desk.job())
+    await add(desk, 0, b"x")
+    await desk.redis.delete(desk.keys.items("a1"))
+    assert await add(desk, 1, b"y") == -1
+    assert await chunks(desk) == []
+
+
+async def test_only_the_attempt_that_decides_adds_items(desk: Desk) -> None:
+    assert await add(desk, 0, b"x") == -1, "there is no record"
+    job = await desk.job()
+    await desk.mark(job)
+    assert await add(desk, 0, b"x", epoch=2) == -1
+    await desk.settle(job)
+    assert await add(desk, 0, b"x") == -1, "it is settled"
+    assert await chunks(desk) == []
+
+
+async def test_items_are_added_after_the_answer_has_begun(desk: Desk) -> None:
+    job = await desk.job()
+    await desk.mark(job)
+    await desk.sent(job)
+    assert await add(desk, 0, b"x") == 1
+
+
+async def test_items_live_as_long_as_their_record(desk: Desk) -> None:
+    job = await desk.job("Action", "QueueStatus", "ActionID", "a1")
+    await desk.mark(job)
+    items = Chunks(desk.redis, desk.settings).of("a1", 1)
+    items.add([Headers([("Event", "x" * 300_000)])])
+    assert await items.add_last([])
+    await desk.settle(job, Outcome(State.DONE, items=items))
+    life_ms = await desk.ttl_ms()
+    assert life_ms - 1_000 < await desk.redis.pttl(desk.keys.items("a1")) <= MINUTE_MS

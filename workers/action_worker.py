@@ -11,7 +11,7 @@ from typing import Final, cast
 import structlog
 from redis.asyncio import Redis
 
-from broker.ami import Exchange, Response
+from broker.ami import Event, Exchange, Response
 from broker.codec import State
 from broker.entry import Request, printable
 from broker.errors import ErrorCode, Refused
@@ -23,6 +23,7 @@ from workers.config import Settings
 from workers.connection import AnswerTimeout, ConnectionLost, Unanswered
 from workers.diary import Diary
 from workers.intake import Intake
+from workers.items import ITEMS_LOST, Chunks, Items, are_many
 from workers.job import Job, make_job
 from workers.journal import JournalFull
 from workers.lease import Lease, LeaseLost
@@ -98,6 +99,7 @@ class ActionWorker:
         self._publish = publish
         self._policy = Policy(settings.allow)
         self._records = Records(settings)
+        self._chunks = Chunks(redis, settings)
         self._scripts = {name: Script(name, settings.keys) for name in ("mark_sending", "mark_sent", "settle")}
         self._marks: Batch[Item, tuple[str, float]] = Batch("marking", self._send_marks, DEPTH)
         self._sents: Batch[Item, None] = Batch("marking sent", self._send_sents)
@@ -285,8 +287,14 @@ class ActionWorker:
         def on_response(action_id: str, response: Response) -> None:
             self._mark_sent(waiting[action_id], response)
 
+        def on_items(action_id: str, items: list[Event]) -> None:
+            self._items_of(waiting[action_id]).add([item.headers for item in items])
+
+        for job in jobs:
+            if job.items is not None:
+                job.items.begin_anew()
         try:
-            answers = self._sessions.request_all(jobs[0].session, [job.asked for job in jobs], on_response)
+            answers = self._sessions.request_all(jobs[0].session, [job.asked for job in jobs], on_response, on_items)
         except ConnectionLost:
             yield [(job, Next.AGAIN) for job in jobs]
             return
@@ -404,9 +412,11 @@ class ActionWorker:
 
     async def settle(self, fates: Sequence[Fate]) -> None:
         """The final states: record, results, message and acknowledgement in one script."""
-        for _, _, job in fates:
+        for _, outcome, job in fates:
             if job is not None and job.noted is not None:
                 await job.noted  # `sent` is said before the end is
+            if job is not None and outcome.state in (State.DONE, State.FAILED):
+                await self._put_items(job, outcome)
         at, epoch = self._clock.now(), self._lease.epoch
         items = [self._records.settle(request, outcome, at, job, epoch) for request, outcome, job in fates]
         for fate, verdict in zip(fates, await self._settles.add_all(items), strict=True):
@@ -427,6 +437,24 @@ class ActionWorker:
                 self.duplicates += 1
             if outcome.state is State.UNKNOWN and job is not None and job.channel_id and not job.is_ruled_out:
                 self._calls.doubt(request.action_id, job.channel_id)
+
+    async def _put_items(self, job: Job, outcome: Outcome) -> None:
+        """Let a result that would be very large come without its items: these are put beside its record."""
+        if job.items is None and not (outcome.events and are_many(outcome.events)):
+            return
+        items = self._items_of(job)
+        if not await items.add_last(outcome.events):
+            outcome.state, outcome.code, outcome.message = State.UNKNOWN, ErrorCode.RECORD_LOST, ITEMS_LOST
+            outcome.events = []
+        elif items.are_apart:
+            outcome.events, outcome.items = [], items
+        else:
+            outcome.events = items.few
+
+    def _items_of(self, job: Job) -> Items:
+        if job.items is None:
+            job.items = self._chunks.of(job.request.action_id, job.epoch or self._lease.epoch)
+        return job.items
 
     def _log(self, request: Request, outcome: Outcome) -> None:
         if outcome.state in (State.DONE, State.FAILED):

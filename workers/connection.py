@@ -46,6 +46,9 @@ _PING: Final = spec_of("Ping")
 _TCP_INFO: Final = struct.Struct("=24xI28xI")
 """Of Linux' struct tcp_info: tcpi_unacked and tcpi_last_ack_recv."""
 
+CHUNK_ITEMS: Final = 1000
+"""Items of a list that are handed on together."""
+
 log = structlog.get_logger()
 
 
@@ -104,12 +107,20 @@ class Answers:
         return come
 
 
+OnResponse = Callable[[str, Response], None]
+"""Hears of a first answer of which more is to come: ActionID and response."""
+
+OnItems = Callable[[str, list[Event]], None]
+"""Takes the items of a long list while more come: the whole answer has only those that came after."""
+
+
 class _Waiter(NamedTuple):
     """Whoever waits for the answer to one action."""
 
     answers: Answers
     timeout_s: float
-    on_response: Callable[[str, Response], None] | None
+    on_response: OnResponse | None
+    on_items: OnItems | None
 
 
 class Connection(asyncio.Protocol):
@@ -173,13 +184,12 @@ class Connection(asyncio.Protocol):
         raise AssertionError("an action had no answer and no error")
 
     def request_all(
-        self, asked: Sequence[Asked], on_response: Callable[[str, Response], None] | None = None
+        self, asked: Sequence[Asked], on_response: OnResponse | None = None, on_items: OnItems | None = None
     ) -> Answers:
         """Register and write actions in this order; how each was answered is told by what this returns.
 
         Raises `ConnectionLost` (nothing was written), and `LocalProtocolError` before anything was written. A timeout
-        runs from when Asterisk can have begun: from the write, or from the answer to the action before. `on_response`
-        hears of a first answer (ActionID, response) of which more is to come.
+        runs from when Asterisk can have begun: from the write, or from the answer to the action before.
         """
         if self.lost.done():
             raise ConnectionLost(self.lost.result(), written=False)
@@ -189,7 +199,7 @@ class Connection(asyncio.Protocol):
             self._head_since = time.monotonic()
         for action, spec, timeout_s in asked:
             assert action.action_id is not None
-            self._waiters[action.action_id] = _Waiter(answers, timeout_s, on_response)
+            self._waiters[action.action_id] = _Waiter(answers, timeout_s, on_response, on_items)
             self._in_flight.register(action.action_id, spec)
         self._write(data)
         return answers
@@ -284,7 +294,10 @@ class Connection(asyncio.Protocol):
             del self._waiters[exchange.action_id]
             self._head_since = self._heard_at
             waiter.answers.tell(exchange.action_id, exchange)
-        elif exchange.started and isinstance(message, Response) and waiter.on_response is not None:
+        elif not isinstance(message, Response):
+            if waiter.on_items is not None and len(exchange.answer.events) >= CHUNK_ITEMS:
+                waiter.on_items(exchange.action_id, exchange.take_items())
+        elif exchange.started and waiter.on_response is not None:
             waiter.on_response(exchange.action_id, message)
 
     def _refuse(self, error: Exception) -> None:

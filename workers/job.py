@@ -9,6 +9,7 @@ from broker.ami import Action, ActionSpec, LocalProtocolError, lookup, reads_fun
 from broker.entry import DEFAULT_TIMEOUT_S, Pairs, Request, printable
 from broker.errors import ErrorCode, Refused
 from workers.connection import Asked
+from workers.items import Items
 from workers.schedule import CALLS, CHANGES, READS, session_of
 
 ORIGINATE_DEFAULT_TIMEOUT_MS: Final = 30_000
@@ -59,6 +60,8 @@ class Job:
     repeats: int = 0
     number: int | None = None
     """Its place in the order of the schedule, which it keeps when it is tried again."""
+    items: Items | None = None
+    """What has come of a long list so far."""
     noted: asyncio.Future[None] | None = None
     """The marking as `sent`, which must be out before the end is."""
 

@@ -6,6 +6,7 @@ from typing import Final
 from broker.ami import Exchange, Headers
 from broker.codec import State
 from broker.errors import ErrorCode
+from workers.items import Items
 
 # Texts differ between versions and modules: only their beginnings are compared, case-insensitively.
 _ERROR_CODES: Final = (
@@ -38,6 +39,8 @@ class Outcome:
     response: Headers | None = None
     events: list[Headers] = field(default_factory=list)
     output: list[str] = field(default_factory=list)
+    items: Items | None = None
+    """The items where they are kept apart from the result; then they are not among `events`."""
     code: ErrorCode | None = None
     message: str | None = None
     channel: str | None = None

@@ -11,6 +11,7 @@ from broker.entry import Request, text_of
 from broker.errors import ErrorCode
 from broker.record import Record, result_of_fields
 from workers.config import Settings
+from workers.items import Items
 from workers.job import Job
 from workers.outcome import Outcome
 
@@ -98,6 +99,7 @@ class Records:
             "queued_at": _seconds(request.queued_at),
             "settled_at": settled_at,
             "revised": 0,
+            "chunks": 0 if outcome.items is None else outcome.items.chunks,
             "base": self.base(request) if whole or sending_at is None else [],
             "fields": _final_fields(outcome),
             "dead": _dead(request, outcome) if outcome.state is State.REJECTED else [],
@@ -129,6 +131,7 @@ class Records:
             "queued_at": record.get("queued_at"),
             "settled_at": _seconds(at),
             "revised": 1,
+            "chunks": 0,
             "base": [],
             "fields": _final_fields(outcome),
             "dead": [],
@@ -155,12 +158,19 @@ class Records:
             response=outcome.response,
             events=outcome.events,
             output=outcome.output,
+            **_apart(outcome.items),
             error_code=outcome.code,
             error_message=outcome.message,
             queued_at=request.queued_at,
             sending_at=sending_at,
             settled_at=at,
         )
+
+
+def _apart(items: Items | None) -> dict[str, Any]:
+    if items is None:
+        return {}
+    return {"items": items.count, "chunks": items.chunks, "items_latin1": tuple(items.latin1)}
 
 
 def _response_fields(response: Headers | None) -> list[str | bytes]:

@@ -17,12 +17,11 @@ from broker.ami import (
     LocalProtocolError,
     LoginRefused,
     RemoteProtocolError,
-    Response,
 )
 from broker.errors import SettingsError
 from workers.backoff import Backoff
 from workers.config import Settings
-from workers.connection import Answers, Asked, Connection, ConnectionLost
+from workers.connection import Answers, Asked, Connection, ConnectionLost, OnItems, OnResponse
 
 EVENTS: Final = "events"
 ACTION_ROLES: Final = ("urgent", "write", "read")
@@ -117,10 +116,14 @@ class Sessions:
         return await self._session(role).request(asked)
 
     def request_all(
-        self, role: str, asked: Sequence[Asked], on_response: Callable[[str, Response], None] | None = None
+        self,
+        role: str,
+        asked: Sequence[Asked],
+        on_response: OnResponse | None = None,
+        on_items: OnItems | None = None,
     ) -> Answers:
         """See `Connection.request_all`; also `ConnectionLost` (not written) while that session is away."""
-        return self._session(role).request_all(asked, on_response)
+        return self._session(role).request_all(asked, on_response, on_items)
 
     def _session(self, role: str) -> Connection:
         connection = self._connections.get(role)

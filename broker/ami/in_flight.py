@@ -92,6 +92,11 @@ class Exchange:
         self.answer.events.append(event)
         self.done = event.completes_list or (self.spec.shape == "single+event" and not self._in_list)
 
+    def take_items(self) -> list[Event]:
+        """What has come of the list so far, to be kept elsewhere: the answer has it no more."""
+        items, self.answer.events = self.answer.events, []
+        return items
+
     def take_text(self, text: RawText) -> None:
         """A block without headers came, and this action answers by one."""
         self.answer.output += text.lines

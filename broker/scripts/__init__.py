@@ -44,7 +44,7 @@ LAYOUTS: Final = {
     "mark_sent": Layout((), ("id", "message"), ("fields",)),
     "settle": Layout(
         ("lane", "fingerprint", "attempt", "ttl_ms", "reply", "channel_id", "state", "error_code", "error", "action",
-         "producer", "settled_at", "revised"),
+         "producer", "settled_at", "revised", "chunks"),
         ("id", "entry", "message", "queued_at"),
         ("base", "fields", "dead"),
     ),

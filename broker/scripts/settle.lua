@@ -4,9 +4,9 @@
 -- ARGV: root, epoch, PUBLISH or SPUBLISH, length of `results`, length of `dead`, then what items have in common: the number of
 --   combinations, and of each lane, fingerprint, attempt (the epoch of its mark, or empty: it was never sent), ttl_ms, reply, channel_id
 --   (of an Originate that placed no call, or empty), state, error_code, error, action, producer, settled_at, revised (1: the truth about
---   an action that was settled as `unknown`; nothing is done to one in any other state); then the items: the number of their
---   combination, id, entry, message, queued_at, then three lists, each with its number first: base (the record's first fields), fields
---   (further final ones), dead (for `dead`)
+--   an action that was settled as `unknown`; nothing is done to one in any other state), chunks (of the items that are kept beside the
+--   record); then the items: the number of their combination, id, entry, message, queued_at, then three lists, each with its number
+--   first: base (the record's first fields), fields (further final ones), dead (for `dead`)
 -- Returns a list of verdicts. Nothing was done where it is `superseded` (another attempt decides), `reused` (the ActionID is another's, and
 --   the entry asked for something else) or `missing` (the record is gone, and the item brings no base fields to make it anew).
 local root, publish = ARGV[1], ARGV[3]
@@ -50,6 +50,9 @@ local function write(item, key, entry, call)
     redis.call('PERSIST', key)
   else
     redis.call('PEXPIRE', key, common.ttl_ms)
+  end
+  if common.chunks ~= '0' then
+    redis.call('PEXPIRE', key .. ':items', common.ttl_ms)
   end
   if common.channel_id ~= '' and not call and redis.call('HGET', root .. 'legs', common.channel_id) == item.id then
     redis.call('HDEL', root .. 'legs', common.channel_id)
@@ -143,9 +146,9 @@ for number = 1, tonumber(ARGV[6]) do
   combinations[tostring(number)] = {
     lane = ARGV[at], fingerprint = ARGV[at + 1], attempt = ARGV[at + 2], ttl_ms = ARGV[at + 3], reply = ARGV[at + 4],
     channel_id = ARGV[at + 5], state = ARGV[at + 6], error_code = ARGV[at + 7], error = ARGV[at + 8], action = ARGV[at + 9],
-    producer = ARGV[at + 10], settled_at = ARGV[at + 11], revised = ARGV[at + 12],
+    producer = ARGV[at + 10], settled_at = ARGV[at + 11], revised = ARGV[at + 12], chunks = ARGV[at + 13],
   }
-  at = at + 13
+  at = at + 14
 end
 local verdicts = {}
 while at <= count do
