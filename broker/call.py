@@ -163,7 +163,7 @@ class Call:
             raise ResultTimeout(self.action_id, timeout or 0.0) from None
         return result.raise_for_state() if raise_on_failure else result
 
-    async def record(self) -> Record | None:
+    async def action_record(self) -> Record | None:
         """The record as it is now; None if there is none (not taken up yet, or expired). Raises `BusUnavailable`."""
         return await self._submissions.look(self._submission, patiently=True)
 

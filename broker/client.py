@@ -227,7 +227,7 @@ class Server:
         """
         return EventStream(self._keys, self._pipeline, self._links, names, since).events()
 
-    async def record(self, action_id: str) -> Record | None:
+    async def action_record(self, action_id: str) -> Record | None:
         """The record of an action, None if there is none: not taken up yet, or expired. Raises `BusUnavailable`."""
         reply = await self._pipeline.execute("HGETALL", self._keys.action(action_id))
         return decode_record(self.name, action_id, reply)

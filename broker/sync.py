@@ -260,9 +260,9 @@ class Server:
         events = self._background.call(lambda: self._server.events(*names, since=since))
         return _iterate(self._background, events)
 
-    def record(self, action_id: str) -> Record | None:
+    def action_record(self, action_id: str) -> Record | None:
         """The record of an action, None if there is none. Raises `BusUnavailable`."""
-        return self._background.run(self._server.record(action_id))
+        return self._background.run(self._server.action_record(action_id))
 
     def status(self) -> dict[str, str]:
         """The active worker's heartbeat; empty if no worker is active. Raises `BusUnavailable`."""
@@ -319,9 +319,9 @@ class Call:
         """Wait for the result: see `broker.Call.result`."""
         return self._background.run(self._call.result(timeout, raise_on_failure=raise_on_failure))
 
-    def record(self) -> Record | None:
+    def action_record(self) -> Record | None:
         """The record as it is now, None if there is none. Raises `BusUnavailable`."""
-        return self._background.run(self._call.record())
+        return self._background.run(self._call.action_record())
 
     def events(self) -> Generator[BusEvent]:
         """The events of this action in their order, until its call is over: see `broker.Call.events`."""

@@ -1040,9 +1040,9 @@ def test_a_new_epoch_is_no_gap() -> None:
 
 
 async def test_the_record_is_read(worker: FakeWorker, pbx: Server) -> None:
-    assert await pbx.record("r1") is None
+    assert await pbx.action_record("r1") is None
     await pbx.request("Originate", action_id="r1", timeout=10, tag="t", Channel="Local/1", Variable=["a=1", "b=2"])
-    record = await pbx.record("r1")
+    record = await pbx.action_record("r1")
     assert record is not None
     assert record.state is State.DONE
     assert record.is_final

@@ -57,7 +57,7 @@ def test_both_clients_have_the_same_names() -> None:
 
 
 def test_both_clients_take_the_same_arguments() -> None:
-    for name in ("request", "submit", "events", "record", "status"):
+    for name in ("request", "submit", "events", "action_record", "status"):
         asynchronous = inspect.signature(getattr(client.Server, name)).parameters
         blocking = inspect.signature(getattr(sync.Server, name)).parameters
         assert [(p.name, p.kind, p.default) for p in asynchronous.values()] == [

@@ -71,7 +71,7 @@ def test_a_request(worker: FakeWorker, pbx: Server) -> None:
     result = pbx.request("Ping", timeout=10, tag="t", headers={"X-Own": "1"}, Variable=["a=1", "b=2"])
     assert result.state is State.DONE
     assert worker.taken[0].pairs == [("Variable", "a=1"), ("Variable", "b=2"), ("X-Own", "1")]
-    record = pbx.record(result.action_id)
+    record = pbx.action_record(result.action_id)
     assert record is not None
     assert record.result == result
 
@@ -119,7 +119,7 @@ def test_a_call_is_followed(worker: FakeWorker, pbx: Server) -> None:
         assert call.result(timeout=10).is_done
         assert (call.action_id, call.action, call.server) == ("c1", "Originate", "pbx1")
         assert call.entry == worker.taken[0].entry
-        record = call.record()
+        record = call.action_record()
         assert record is not None
         assert record.call == "ended"
         assert call.response is None

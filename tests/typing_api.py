@@ -63,7 +63,7 @@ async def calls(pbx: Server) -> None:
     result = await call.result(timeout=60)
     assert_type(result.state, State)
     assert_type(call.response, BusResponse | None)
-    assert_type(await call.record(), Record | None)
+    assert_type(await call.action_record(), Record | None)
     async with await pbx.submit("Originate", Channel="PJSIP/100", Application="Echo") as another:
         another.close()
 
@@ -85,6 +85,6 @@ def blocking() -> None:
             assert_type(call.result(timeout=60, raise_on_failure=False), Result)
         for event in pbx.events("Hangup", since="0"):
             assert_type(event.seq, int)
-        assert_type(pbx.record("a1"), Record | None)
+        assert_type(pbx.action_record("a1"), Record | None)
         assert_type(pbx.status(), dict[str, str])
         assert_type(bus.servers(), dict[str, float])

@@ -42,7 +42,7 @@ async def test_a_call_and_its_events(pbx1: Server) -> None:
     assert legs == {event.headers["Uniqueid"] for event in events if event.name == "Hangup"}
     assert legs == {f"amibus-pbx1-{call.action_id}", f"amibus-pbx1-{call.action_id};2"}
     assert (await call.result(timeout=5)).events[0]["Reason"] == "4"
-    record = await call.record()
+    record = await call.action_record()
     assert record is not None
     assert (record.state, record.call, record.get("producer")) == (State.DONE, "ended", "live")
 
@@ -76,7 +76,7 @@ async def test_each_way_to_fail_has_its_exception(pbx1: Server) -> None:
 
 
 async def _hung_up(pbx1: Server, action_id: str) -> bool:
-    record = await pbx1.record(action_id)
+    record = await pbx1.action_record(action_id)
     return record is not None and record.call == "ended"
 
 

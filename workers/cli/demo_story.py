@@ -96,7 +96,7 @@ class Story:
         async with call, asyncio.TaskGroup() as group:
             group.create_task(self._await_result(life, call))
             group.create_task(self._follow(life, call))
-        life.record = await call.record()
+        life.record = await call.action_record()
         if life.record is not None and life.record.call == "ended":
             self._say(life, ("ended   ", "bold"), f"the call is over after {life.events} events")
 
@@ -126,7 +126,7 @@ class Story:
 
     async def _tell_steps(self, life: Life, call: "Call") -> None:
         """What the record has noted since the last look."""
-        record = await call.record()
+        record = await call.action_record()
         if record is None:
             return
         for step, noted in _STEPS:
