@@ -10,6 +10,7 @@ from typing import Final, Self
 
 from broker.codec import BusEvent, BusResponse, Result, State
 from broker.dispatcher import Dispatcher
+from broker.entry import own_channel_id
 from broker.errors import ResultTimeout
 from broker.items import with_items
 from broker.keys import Keys
@@ -18,6 +19,7 @@ from broker.messages import decoded, field_of, gap_before, stream_event
 from broker.pipeline import Pipeline
 from broker.record import Record
 from broker.submission import Submission, Submissions
+from broker.telephony import ChannelControl, TypedCalls
 
 MAX_QUEUED: Final = 1000
 """Events kept for a reader who is slower than they come. Beyond it they are read again from the `events` stream."""
@@ -81,7 +83,7 @@ class Channel:
         self._dispatcher.unsubscribe(self._name, self._feed)
 
 
-class Call:
+class Call(ChannelControl):
     """An action on its way, as `Server.submit` returns it.
 
         call = await pbx.submit("Originate", Channel="PJSIP/100", Application="Echo")
@@ -95,12 +97,14 @@ class Call:
 
     def __init__(
         self,
+        server: TypedCalls,
         submission: Submission,
         submissions: Submissions,
         pipeline: Pipeline,
         dispatcher: Dispatcher,
         feed: Feed,
     ) -> None:
+        self._server = server
         self._submission = submission
         self._submissions = submissions
         self._pipeline = pipeline
@@ -137,6 +141,15 @@ class Call:
     def entry(self) -> str:
         """The id of the stream entry."""
         return self._submission.entry or ""
+
+    @property
+    def channel_id(self) -> str:
+        """Of an Originate: the Uniqueid of the channel that it dials, by which every action finds it."""
+        return self._submission.header("ChannelId") or own_channel_id(self.server, self.action_id)
+
+    @property
+    def _calls(self) -> TypedCalls:
+        return self._server
 
     @property
     def response(self) -> BusResponse | None:

@@ -16,7 +16,7 @@ import asyncio
 import base64
 import contextlib
 import os
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from types import TracebackType
 from typing import Final, Self
 
@@ -32,8 +32,8 @@ from broker.link import Address, Links
 from broker.pipeline import Pipeline
 from broker.record import Record, decode_record, text_fields
 from broker.submission import Submission, Submissions
-
-ExtraHeaders = Mapping[str, HeaderValue] | Iterable[tuple[str, HeaderValue]]
+from broker.telephony import TypedCalls
+from broker.telephony.asking import ExtraHeaders
 
 _FIRST_PLAUSIBLE_DEADLINE: Final = 1e9
 """Unix seconds of 2001: a smaller number was meant as seconds from now."""
@@ -101,8 +101,12 @@ class Bus:
         await self._pipeline.close()
 
 
-class Server:
-    """One Asterisk server, as `Bus.server` gives it."""
+class Server(TypedCalls):
+    """One Asterisk server, as `Bus.server` gives it.
+
+    `request` takes any action by its name; `originate`, `redirect`, `queues` and the like are the usual ones, with
+    typed arguments and values. All of these take the options of `request`, such as `timeout` and `deadline`.
+    """
 
     def __init__(
         self,
@@ -128,6 +132,7 @@ class Server:
 
     async def request(
         self,
+        /,
         action: str,
         *,
         timeout: float | None = None,
@@ -173,6 +178,7 @@ class Server:
 
     async def submit(
         self,
+        /,
         action: str,
         *,
         timeout: float | None = None,
@@ -206,7 +212,7 @@ class Server:
                 await self._listen()
                 await self._dispatcher.subscribe(channel, feed)
                 await self._add(submission, urgent)
-                return Call(submission, self._submissions, self._pipeline, self._dispatcher, feed)
+                return Call(self, submission, self._submissions, self._pipeline, self._dispatcher, feed)
         except BaseException:
             self._dispatcher.unsubscribe(channel, feed)
             self._submissions.forget(submission)

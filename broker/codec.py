@@ -16,6 +16,7 @@ from broker.errors import (
     ActionRejected,
     ActionUnknown,
     AmibusError,
+    NoSuchAction,
 )
 
 VERSION: Final = 1
@@ -49,6 +50,8 @@ _ERRORS: Final[dict[str, type[ActionError]]] = {
     State.UNKNOWN: ActionUnknown,
 }
 
+_UNKNOWN_ACTION: Final = "invalid/unknown command"
+"""How Asterisk's answer begins when it does not have an action (manager.c, process_message; 16 to 22 and since)."""
 
 _packer = msgpack.Packer()
 # Making one for each message took longer than packing it. It packs without giving up the GIL, so threads may share it.
@@ -98,7 +101,13 @@ class Result:
         """Return the result of a `done` action; raise the `ActionError` of any other."""
         if self.state is State.DONE:
             return self
-        raise _ERRORS[self.state](self)
+        raise _error_of(self)
+
+
+def _error_of(result: Result) -> ActionError:
+    if result.state is State.FAILED and (result.error_message or "").lower().startswith(_UNKNOWN_ACTION):
+        return NoSuchAction(result)
+    return _ERRORS[result.state](result)
 
 
 @dataclass(slots=True)

@@ -56,6 +56,11 @@ def entry_action_id(lane: str, entry: str) -> str:
     return f"u.{entry}" if lane == URGENT else entry
 
 
+def own_channel_id(server: str, action_id: str) -> str:
+    """The ChannelId that the worker gives to an Originate which brought none."""
+    return f"amibus-{server}-{action_id}"
+
+
 @dataclass(slots=True)
 class Request:
     """One entry as the worker sees it. A malformed entry has a `refusal`, and is never sent."""

@@ -6,6 +6,7 @@ AmibusError
 |-- Refused                  an entry that must not reach Asterisk; `code` is the contract's
 |-- ActionError              an action ended otherwise than `done`; carries its `Result`
 |   |-- ActionFailed         Asterisk's whole answer is here, and it is a failure
+|   |   `-- NoSuchAction     this Asterisk does not have the action: its version, or a module that is not loaded
 |   |-- ActionRejected       malformed, refused by policy, or beyond Asterisk's limits; never sent
 |   |-- ActionExpired        its deadline passed first; never sent
 |   |-- ActionCancelled      taken back before it was sent
@@ -18,6 +19,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 from typing import TYPE_CHECKING
+
+from broker.ami import lookup, origin_of
 
 if TYPE_CHECKING:
     from broker.codec import Result
@@ -105,14 +108,33 @@ class ActionError(AmibusError):
         self.result = result
         self.action_id = result.action_id
         self.code = result.error_code or result.state
-        super().__init__(f"{result.action} {result.action_id} {result.state}: {result.error_message or self.code}")
+        why = result.error_message or self.code
+        super().__init__(f"{result.action} {result.action_id} {result.state}: {why}{self._advice()}")
 
     def __reduce__(self) -> tuple[type[ActionError], tuple[Result]]:
         return type(self), (self.result,)
 
+    def _advice(self) -> str:
+        """What a person can do about it, behind Asterisk's own words."""
+        return ""
+
 
 class ActionFailed(ActionError):
     """Asterisk's whole answer is here, and it is a failure."""
+
+    def _advice(self) -> str:
+        spec = lookup(self.result.action)
+        if self.code != ErrorCode.PERMISSION_DENIED or spec is None or not spec.privileges:
+            return ""
+        return f" (it needs class {' or '.join(spec.privileges)} in `write` of the worker's manager user)"
+
+
+class NoSuchAction(ActionFailed):
+    """This Asterisk does not have the action: it is of another version, or of a module that is not loaded."""
+
+    def _advice(self) -> str:
+        origin = origin_of(self.result.action)
+        return "" if origin is None else f" (it comes with {origin})"
 
 
 class ActionRejected(ActionError):

@@ -51,6 +51,11 @@ class Submission:
         """The action's name."""
         return self.fields[1]
 
+    def header(self, name: str) -> str | None:
+        """The first value that was asked for under that name, in whatever case."""
+        pairs = zip(self.fields[::2], self.fields[1::2], strict=True)
+        return next((value for given, value in pairs if given.lower() == name.lower()), None)
+
     @cached_property
     def fingerprint(self) -> str:
         """What is asked for: two entries with one ActionID and one fingerprint are the same action."""

@@ -14,26 +14,29 @@ keeps to a few connections. Not to be used after a fork by the child, nor from a
 """
 
 import asyncio
+import functools
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar
 
 from broker import call as aio_call
 from broker import client as aio
-from broker.codec import BusEvent, BusResponse, Result
-from broker.entry import HeaderValue
+from broker import telephony
+from broker.codec import BusEvent, BusResponse
 from broker.errors import BusUnavailable
 from broker.event_stream import NOW
 from broker.keys import DEFAULT_PREFIX
-from broker.record import Record
 
-__all__ = ["Bus", "Call", "Server"]
+__all__ = ["Bus", "Call", "Conference", "Server"]
 
 STOP_TIMEOUT_S: Final = 10.0
 """How long `close` waits for the connections to be closed."""
 
 T = TypeVar("T")
+A = TypeVar("A")
+Awaited = TypeVar("Awaited", covariant=True)
+P = ParamSpec("P")
 
 
 class _Background:
@@ -135,6 +138,39 @@ def _iterate(background: _Background, events: AsyncGenerator[BusEvent]) -> Gener
         background.start_soon(steps.close())
 
 
+class _Blocking(Generic[Awaited]):
+    """A part of the client whose work is done on the background thread by its counterpart of the asyncio client."""
+
+    def __init__(self, awaited: Awaited, background: _Background) -> None:
+        self._awaited = awaited
+        self._background = background
+
+    def __repr__(self) -> str:
+        return repr(self._awaited)
+
+
+def _blocking(method: Callable[Concatenate[A, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate[_Blocking[A], P], T]:
+    """The blocking form of an asynchronous method: the same arguments, the same words, and no `await`."""
+
+    @functools.wraps(method)
+    def run(self: _Blocking[A], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._background.run(method(self._awaited, *args, **kwargs))
+
+    return run
+
+
+def _placing(
+    method: Callable[Concatenate[A, P], Coroutine[Any, Any, aio_call.Call]],
+) -> Callable[Concatenate[_Blocking[A], P], "Call"]:
+    """The same for a method that returns a call."""
+
+    @functools.wraps(method)
+    def run(self: _Blocking[A], /, *args: P.args, **kwargs: P.kwargs) -> "Call":
+        return Call(self._background.run(method(self._awaited, *args, **kwargs)), self._background)
+
+    return run
+
+
 class Bus:
     """A client of the bus, blocking: `with Bus(url) as bus: ...`, or `bus.close()` at the end.
 
@@ -177,107 +213,86 @@ class Bus:
         self._background.stop(self._bus.close)
 
 
-class Server:
+class Server(_Blocking[aio.Server]):
     """One Asterisk server, as `Bus.server` gives it."""
 
-    def __init__(self, server: aio.Server, background: _Background) -> None:
-        self.name = server.name
-        self._server = server
-        self._background = background
+    @property
+    def name(self) -> str:
+        """Its name on the bus."""
+        return self._awaited.name
 
-    def __repr__(self) -> str:
-        return repr(self._server)
+    request = _blocking(aio.Server.request)
+    submit = _placing(aio.Server.submit)
 
-    def request(
-        self,
-        action: str,
-        *,
-        timeout: float | None = None,
-        action_id: str | None = None,
-        urgent: bool = False,
-        producer: str | None = None,
-        deadline: float | str | None = None,
-        answer_timeout: float | None = None,
-        tag: str | None = None,
-        traceparent: str | None = None,
-        headers: aio.ExtraHeaders = (),
-        raise_on_failure: bool = True,
-        **pairs: HeaderValue,
-    ) -> Result:
-        """Put an action on the queue and wait for its whole result: see `broker.Server.request`."""
-        return self._background.run(
-            self._server.request(
-                action,
-                timeout=timeout,
-                action_id=action_id,
-                urgent=urgent,
-                producer=producer,
-                deadline=deadline,
-                answer_timeout=answer_timeout,
-                tag=tag,
-                traceparent=traceparent,
-                headers=headers,
-                raise_on_failure=raise_on_failure,
-                **pairs,
-            )
-        )
+    add_queue_member = _blocking(aio.Server.add_queue_member)
+    bridge = _blocking(aio.Server.bridge)
+    channels = _blocking(aio.Server.channels)
+    command = _blocking(aio.Server.command)
+    conferences = _blocking(aio.Server.conferences)
+    device_state = _blocking(aio.Server.device_state)
+    device_states = _blocking(aio.Server.device_states)
+    extension_state = _blocking(aio.Server.extension_state)
+    extension_states = _blocking(aio.Server.extension_states)
+    getvar = _blocking(aio.Server.getvar)
+    hangup = _blocking(aio.Server.hangup)
+    hold_at = _blocking(aio.Server.hold_at)
+    iax_peers = _blocking(aio.Server.iax_peers)
+    mailbox = _blocking(aio.Server.mailbox)
+    mailboxes = _blocking(aio.Server.mailboxes)
+    monitor = _blocking(aio.Server.monitor)
+    mute_recording = _blocking(aio.Server.mute_recording)
+    originate = _placing(aio.Server.originate)
+    park = _blocking(aio.Server.park)
+    parked_calls = _blocking(aio.Server.parked_calls)
+    pause_queue_member = _blocking(aio.Server.pause_queue_member)
+    pjsip_contacts = _blocking(aio.Server.pjsip_contacts)
+    pjsip_endpoints = _blocking(aio.Server.pjsip_endpoints)
+    presence_state = _blocking(aio.Server.presence_state)
+    presence_states = _blocking(aio.Server.presence_states)
+    queues = _blocking(aio.Server.queues)
+    record = _blocking(aio.Server.record)
+    redirect = _blocking(aio.Server.redirect)
+    remove_queue_member = _blocking(aio.Server.remove_queue_member)
+    retrieve = _blocking(aio.Server.retrieve)
+    setvar = _blocking(aio.Server.setvar)
+    stop_monitor = _blocking(aio.Server.stop_monitor)
+    stop_recording = _blocking(aio.Server.stop_recording)
+    transfer = _blocking(aio.Server.transfer)
 
-    def submit(
-        self,
-        action: str,
-        *,
-        timeout: float | None = None,
-        action_id: str | None = None,
-        urgent: bool = False,
-        producer: str | None = None,
-        deadline: float | str | None = None,
-        answer_timeout: float | None = None,
-        tag: str | None = None,
-        traceparent: str | None = None,
-        headers: aio.ExtraHeaders = (),
-        **pairs: HeaderValue,
-    ) -> "Call":
-        """Put an action on the queue; returns when Redis has taken it: see `broker.Server.submit`."""
-        call = self._background.run(
-            self._server.submit(
-                action,
-                timeout=timeout,
-                action_id=action_id,
-                urgent=urgent,
-                producer=producer,
-                deadline=deadline,
-                answer_timeout=answer_timeout,
-                tag=tag,
-                traceparent=traceparent,
-                headers=headers,
-                **pairs,
-            )
-        )
-        return Call(call, self._background)
+    action_record = _blocking(aio.Server.action_record)
+    status = _blocking(aio.Server.status)
+
+    def conference(self, name: str) -> "Conference":
+        """A conference by its name, to look into it and to steer it."""
+        return Conference(self._awaited.conference(name), self._background)
 
     def events(self, *names: str, since: str = NOW) -> Generator[BusEvent]:
         """AMI events from the server's `events` stream, without end: see `broker.Server.events`."""
-        events = self._background.call(lambda: self._server.events(*names, since=since))
+        events = self._background.call(lambda: self._awaited.events(*names, since=since))
         return _iterate(self._background, events)
 
-    def action_record(self, action_id: str) -> Record | None:
-        """The record of an action, None if there is none. Raises `BusUnavailable`."""
-        return self._background.run(self._server.action_record(action_id))
 
-    def status(self) -> dict[str, str]:
-        """The active worker's heartbeat; empty if no worker is active. Raises `BusUnavailable`."""
-        return self._background.run(self._server.status())
+class Conference(_Blocking[telephony.Conference]):
+    """One conference by its name: see `broker.Conference`."""
+
+    @property
+    def name(self) -> str:
+        """Its name, which is most often a number."""
+        return self._awaited.name
+
+    kick = _blocking(telephony.Conference.kick)
+    kick_all = _blocking(telephony.Conference.kick_all)
+    lock = _blocking(telephony.Conference.lock)
+    members = _blocking(telephony.Conference.members)
+    mute = _blocking(telephony.Conference.mute)
+    record = _blocking(telephony.Conference.record)
+    stop_recording = _blocking(telephony.Conference.stop_recording)
+    unlock = _blocking(telephony.Conference.unlock)
+    unmute = _blocking(telephony.Conference.unmute)
 
 
-class Call:
+class Call(_Blocking[aio_call.Call]):
     """An action on its way, as `Server.submit` returns it: see `broker.Call`."""
-
-    def __init__(self, call: aio_call.Call, background: _Background) -> None:
-        self._call = call
-        self._background = background
-
-    def __repr__(self) -> str:
-        return repr(self._call)
 
     def __enter__(self) -> Self:
         return self
@@ -293,43 +308,53 @@ class Call:
     @property
     def action_id(self) -> str:
         """The ActionID, given or generated."""
-        return self._call.action_id
+        return self._awaited.action_id
 
     @property
     def action(self) -> str:
         """The action's name."""
-        return self._call.action
+        return self._awaited.action
 
     @property
     def server(self) -> str:
         """The server's name."""
-        return self._call.server
+        return self._awaited.server
 
     @property
     def entry(self) -> str:
         """The id of the stream entry."""
-        return self._call.entry
+        return self._awaited.entry
+
+    @property
+    def channel_id(self) -> str:
+        """Of an Originate: the Uniqueid of the channel that it dials, by which every action finds it."""
+        return self._awaited.channel_id
 
     @property
     def response(self) -> BusResponse | None:
         """Asterisk's first answer, where more was to come and it has been seen on the action's channel."""
-        return self._call.response
+        return self._awaited.response
 
-    def result(self, timeout: float | None = None, *, raise_on_failure: bool = True) -> Result:
-        """Wait for the result: see `broker.Call.result`."""
-        return self._background.run(self._call.result(timeout, raise_on_failure=raise_on_failure))
+    result = _blocking(aio_call.Call.result)
+    action_record = _blocking(aio_call.Call.action_record)
 
-    def action_record(self) -> Record | None:
-        """The record as it is now, None if there is none. Raises `BusUnavailable`."""
-        return self._background.run(self._call.action_record())
+    getvar = _blocking(aio_call.Call.getvar)
+    hangup = _blocking(aio_call.Call.hangup)
+    hold_at = _blocking(aio_call.Call.hold_at)
+    park = _blocking(aio_call.Call.park)
+    record = _blocking(aio_call.Call.record)
+    redirect = _blocking(aio_call.Call.redirect)
+    retrieve = _blocking(aio_call.Call.retrieve)
+    setvar = _blocking(aio_call.Call.setvar)
+    stop_recording = _blocking(aio_call.Call.stop_recording)
 
     def events(self) -> Generator[BusEvent]:
         """The events of this action in their order, until its call is over: see `broker.Call.events`."""
-        return _iterate(self._background, self._call.events())
+        return _iterate(self._background, self._awaited.events())
 
     def close(self) -> None:
         """Listen to the action's channel no more. The action goes on."""
         self._background.start_soon(self._closed())
 
     async def _closed(self) -> None:
-        self._call.close()
+        self._awaited.close()

@@ -18,6 +18,7 @@ from broker.errors import (
     BusUnavailable,
     ErrorCode,
     ItemsGone,
+    NoSuchAction,
     Refused,
     ResultTimeout,
     SettingsError,
@@ -36,8 +37,10 @@ def samples() -> list[AmibusError]:
     plain = [kind("x") for kind in (AmibusError, SettingsError, BusUnavailable, BadMessage, ItemsGone)]
     settled = [
         kind(result())
-        for kind in (ActionError, ActionFailed, ActionRejected, ActionExpired, ActionCancelled, ActionUnknown)
-    ]
+        for kind in (
+            ActionError, ActionFailed, NoSuchAction, ActionRejected, ActionExpired, ActionCancelled, ActionUnknown,
+        )
+    ]  # fmt: skip
     return [*plain, *settled, Refused(ErrorCode.FORBIDDEN, "no"), ResultTimeout("a1", 2.5)]
 
 
@@ -75,3 +78,43 @@ def test_a_timeout_is_caught_as_pythons_own_too() -> None:
 def test_an_action_error_tells_state_and_reason(given: Result, code: str, text: str) -> None:
     error = ActionError(given)
     assert (error.code, str(error), error.result, error.action_id) == (code, text, given, "a1")
+
+
+UNKNOWN = "Invalid/unknown command: {}. Use Action: ListCommands to show available commands."
+
+
+@pytest.mark.parametrize(
+    ("action", "advice"),
+    [
+        ("Monitor", " (it comes with module res_monitor.so of Asterisk up to 20)"),
+        ("sippeers", " (it comes with module chan_sip.so of Asterisk up to 20)"),
+        ("MeetmeList", " (it comes with module app_meetme.so)"),
+        ("CoreShowChannelMap", " (it comes with newer versions of Asterisk)"),
+        ("Nonsense", ""),
+    ],
+)
+def test_an_action_that_this_asterisk_lacks_says_where_it_comes_from(action: str, advice: str) -> None:
+    message = UNKNOWN.format(action)
+    given = Result("pbx1", "a1", "1-0", action, State.FAILED, error_code="asterisk-error", error_message=message)
+    with pytest.raises(NoSuchAction) as caught:
+        given.raise_for_state()
+    assert str(caught.value) == f"{action} a1 failed: {message}{advice}"
+
+
+def test_a_missing_right_is_named() -> None:
+    given = Result("pbx1", "a1", "1-0", "MixMonitor", State.FAILED)
+    given.error_code, given.error_message = "permission-denied", "Permission denied"
+    with pytest.raises(ActionFailed) as caught:
+        given.raise_for_state()
+    assert type(caught.value) is ActionFailed
+    assert str(caught.value).endswith(
+        "Permission denied (it needs class system in `write` of the worker's manager user)"
+    )
+    given.action = "NoSuchThing"
+    assert str(ActionFailed(given)).endswith("failed: Permission denied")
+
+
+def test_only_asterisk_says_that_it_lacks_an_action() -> None:
+    given = result(State.REJECTED, "forbidden", UNKNOWN.format("Ping"))
+    with pytest.raises(ActionRejected):
+        given.raise_for_state()

@@ -4,6 +4,8 @@ import inspect
 import subprocess
 import sys
 
+import pytest
+
 import broker
 import broker.sync
 from broker import client, sync
@@ -23,9 +25,27 @@ PUBLIC = {
     "BusResponse",
     "BusUnavailable",
     "Call",
+    "Channel",
+    "Conference",
+    "ConferenceMember",
+    "ConferenceRoom",
+    "DeviceState",
     "ErrorCode",
     "ItemsGone",
+    "ExtensionState",
+    "IaxPeer",
+    "Mailbox",
+    "MailboxUser",
+    "NoSuchAction",
+    "ParkedCall",
+    "PjsipContact",
+    "PjsipEndpoint",
+    "PresenceState",
+    "Queue",
+    "QueueCaller",
+    "QueueMember",
     "Record",
+    "Recording",
     "Refused",
     "Result",
     "ResultTimeout",
@@ -37,7 +57,7 @@ PUBLIC = {
 
 def test_the_public_names_are_these() -> None:
     assert set(broker.__all__) == PUBLIC
-    assert set(broker.sync.__all__) == {"Bus", "Call", "Server"}
+    assert set(broker.sync.__all__) == {"Bus", "Call", "Conference", "Server"}
 
 
 def test_every_public_name_is_there_and_documented() -> None:
@@ -51,18 +71,37 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
     assert not hasattr(broker, "Client")
 
 
-def test_both_clients_have_the_same_names() -> None:
-    for theirs, ours in ((client.Bus, sync.Bus), (client.Server, sync.Server), (broker.Call, sync.Call)):
-        assert public(theirs) == public(ours)
+BOTH = [
+    pytest.param(client.Bus, sync.Bus, id="Bus"),
+    pytest.param(client.Server, sync.Server, id="Server"),
+    pytest.param(broker.Call, sync.Call, id="Call"),
+    pytest.param(broker.Conference, sync.Conference, id="Conference"),
+]
 
 
-def test_both_clients_take_the_same_arguments() -> None:
-    for name in ("request", "submit", "events", "action_record", "status"):
-        asynchronous = inspect.signature(getattr(client.Server, name)).parameters
-        blocking = inspect.signature(getattr(sync.Server, name)).parameters
-        assert [(p.name, p.kind, p.default) for p in asynchronous.values()] == [
-            (p.name, p.kind, p.default) for p in blocking.values()
-        ], name
+@pytest.mark.parametrize(("theirs", "ours"), BOTH)
+def test_both_clients_have_the_same_names(theirs: type, ours: type) -> None:
+    assert public(theirs) == public(ours)
+
+
+@pytest.mark.parametrize(("theirs", "ours"), BOTH)
+def test_both_clients_take_the_same_arguments(theirs: type, ours: type) -> None:
+    for name in public(theirs):
+        if callable(getattr(theirs, name)):
+            assert arguments(theirs, name) == arguments(ours, name), name
+
+
+@pytest.mark.parametrize(("theirs", "ours"), BOTH)
+def test_what_is_awaited_there_is_not_here(theirs: type, ours: type) -> None:
+    assert not any(inspect.iscoroutinefunction(getattr(ours, name)) for name in public(ours))
+    assert all(inspect.getdoc(getattr(kind, name)) for kind in (theirs, ours) for name in public(kind))
+
+
+@pytest.mark.parametrize(("theirs", "ours"), BOTH)
+def test_each_name_of_the_blocking_client_is_for_the_same_of_the_other(theirs: type, ours: type) -> None:
+    for name in public(ours):
+        wrapped = getattr(getattr(ours, name), "__wrapped__", None)
+        assert wrapped is None or wrapped is getattr(theirs, name), name
 
 
 def test_the_protocol_alone_needs_nothing_installed() -> None:
@@ -72,4 +111,11 @@ def test_the_protocol_alone_needs_nothing_installed() -> None:
 
 
 def public(kind: type) -> set[str]:
-    return {name for name in vars(kind) if not name.startswith("_")}
+    """The public names of a class, those that it inherits included; but not what an instance has by its __init__."""
+    return {name for each in kind.__mro__ for name in vars(each) if not name.startswith("_")} - {"name"}
+
+
+def arguments(kind: type, name: str) -> list[tuple[str, object]]:
+    """What a method takes: names, kinds, defaults."""
+    given = list(inspect.signature(getattr(kind, name)).parameters.values())[1:]
+    return [(each.name, (each.kind, each.default)) for each in given]

@@ -11,7 +11,13 @@ from broker import (
     BusResponse,
     BusUnavailable,
     Call,
+    Channel,
+    ConferenceMember,
+    ExtensionState,
+    ParkedCall,
+    QueueMember,
     Record,
+    Recording,
     Result,
     ResultTimeout,
     Server,
@@ -19,6 +25,7 @@ from broker import (
 )
 from broker.ami import Headers
 from broker.sync import Bus as SyncBus
+from broker.sync import Call as SyncCall
 
 
 async def requests() -> None:
@@ -68,6 +75,28 @@ async def calls(pbx: Server) -> None:
         another.close()
 
 
+async def typed_calls(pbx: Server) -> None:
+    call = await pbx.originate(
+        "PJSIP/100", "200", "internal", variables={"a": "1,2", "b": 3}, ring_s=20, deadline="+10"
+    )
+    assert_type(call, Call)
+    await call.redirect("600", other="PJSIP/200-00000001", other_exten="601", timeout=5)
+    assert_type(await call.record("a.wav"), Recording)
+    assert_type(await pbx.channels(timeout=5), list[Channel])
+    assert_type((await pbx.channels())[0].duration_s, int | None)
+    assert_type(await pbx.hold_at(call.channel_id, "music"), str)
+    assert_type((await pbx.park(call.channel_id, stay_s=30)).space, str)
+    assert_type([member.is_muted for member in await pbx.conference("600").members()], list[bool])
+    assert_type(await pbx.extension_state("100"), ExtensionState | None)
+    assert_type((await pbx.mailbox("1000", tag="t")).is_waiting, bool)
+    assert_type(await pbx.command("core show uptime"), list[str])
+    for queue in await pbx.queues("support", urgent=True):
+        assert_type(queue.members, tuple[QueueMember, ...])
+    await pbx.hangup(call.channel_id, 17, urgent=True, producer="crm", answer_timeout=2.5, traceparent=None)
+    await pbx.hangup(call.channel_id, timeut=5)  # type: ignore[call-arg]
+    await pbx.hangup(5)  # type: ignore[arg-type]
+
+
 async def events(pbx: Server) -> None:
     async for event in pbx.events("Newchannel", "Hangup", since="$"):
         assert_type(event.id, str | None)
@@ -87,4 +116,13 @@ def blocking() -> None:
             assert_type(event.seq, int)
         assert_type(pbx.action_record("a1"), Record | None)
         assert_type(pbx.status(), dict[str, str])
+        assert_type(pbx.originate("PJSIP/100", "200", ring_s=20, deadline="+10"), SyncCall)
+        assert_type(pbx.channels(timeout=5), list[Channel])
+        assert_type(pbx.extension_state("100", context="internal"), ExtensionState | None)
+        assert_type(pbx.conference("600").members(timeout=5), list[ConferenceMember])
+        assert_type(call.park(stay_s=5), ParkedCall)
+        call.hangup(17, urgent=True)
+        pbx.hangup("PJSIP/100-00000001", timeut=5)  # type: ignore[call-arg]
+        pbx.hangup(5)  # type: ignore[arg-type]
+        pbx.request("Ping", timeout="soon")  # type: ignore[arg-type]
         assert_type(bus.servers(), dict[str, float])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from broker.ami import Action, ActionSpec, LocalProtocolError, lookup, reads_function, serialise, unknown_spec
-from broker.entry import DEFAULT_TIMEOUT_S, Pairs, Request, printable
+from broker.entry import DEFAULT_TIMEOUT_S, Pairs, Request, own_channel_id, printable
 from broker.errors import ErrorCode, Refused
 from workers.connection import Asked
 from workers.items import Items
@@ -103,7 +103,7 @@ def _make_originate(job: Job, server: str) -> None:
     pairs: Pairs = [(name, value) for name, value in job.request.pairs if name.lower() != "async"]
     channel_id = _first(pairs, "channelid")
     if channel_id is None:
-        channel_id = f"amibus-{server}-{job.request.action_id}"
+        channel_id = own_channel_id(server, job.request.action_id)
         pairs = [(name, value) for name, value in pairs if name.lower() != "channelid"]
         pairs.append(("ChannelId", channel_id))
     _check_channel_id(channel_id)

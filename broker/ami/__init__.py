@@ -5,7 +5,7 @@ finds out which message answers which action, the catalog and `risks_of` tell wh
 dangerous in it.
 """
 
-from broker.ami.catalog import ActionSpec, all_actions, lookup, spec_of, unknown_spec
+from broker.ami.catalog import ActionSpec, all_actions, lookup, origin_of, spec_of, unknown_spec
 from broker.ami.errors import AMIError, LocalProtocolError, LoginRefused, RemoteProtocolError
 from broker.ami.in_flight import Answer, Exchange, InFlight
 from broker.ami.login import Login
@@ -58,6 +58,7 @@ __all__ = [
     "is_show_command",
     "lookup",
     "mask",
+    "origin_of",
     "reads_function",
     "risks_of",
     "serialise",

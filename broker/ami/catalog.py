@@ -27,6 +27,14 @@ SUCCESS_MAY_BE_FAILURE: Final = frozenset(
 res_pjsip_outbound_registration.c)."""
 
 
+_UP_TO_20: Final = {
+    "res_monitor.so": ("monitor", "stopmonitor", "changemonitor", "pausemonitor", "unpausemonitor"),
+    "chan_sip.so": ("sippeers", "sipshowpeer", "sipqualifypeer", "sipshowregistry", "sipnotify", "sippeerstatus"),
+    "chan_skinny.so": ("skinnydevices", "skinnyshowdevice", "skinnylines", "skinnyshowline"),
+}
+"""Actions of modules that Asterisk 21 no longer has."""
+
+
 @dataclass(frozen=True, slots=True)
 class ActionSpec:
     """What is known of an action (the source of Asterisk 22; 16 to 23 differ only in which actions there are)."""
@@ -70,6 +78,15 @@ def unknown_spec(name: str) -> ActionSpec:
 def spec_of(name: str) -> ActionSpec:
     """The catalog's entry, or `unknown_spec`."""
     return lookup(name) or unknown_spec(name)
+
+
+def origin_of(name: str) -> str | None:
+    """Where an action comes from, for a person whose Asterisk does not have it; None if nothing is known of it."""
+    spec = lookup(name)
+    if spec is not None:
+        return "newer versions of Asterisk" if spec.module == "core" else f"module {spec.module}"
+    gone = (module for module, names in _UP_TO_20.items() if name.lower() in names)
+    return next((f"module {module} of Asterisk up to 20" for module in gone), None)
 
 
 def all_actions() -> tuple[ActionSpec, ...]:

@@ -35,10 +35,16 @@ class Answer:
             return None
         for response in (self.response, *self.extra):
             if not response.is_success:
-                return response.message or "Asterisk gave no reason"
+                return _reason(response)
         if action.lower() in SUCCESS_MAY_BE_FAILURE and "failed" in self.response.message.lower():
             return self.response.message
         return None
+
+
+def _reason(response: Response) -> str:
+    # The Message of a Command is always the same; what went wrong is said by the lines.
+    said = next((line.strip() for line in response.output if line.strip()), "")
+    return said or response.message or "Asterisk gave no reason"
 
 
 class Exchange:

@@ -93,6 +93,25 @@ def test_a_command(data: bytes) -> None:
     assert command.answer.output == ["a", " b"]
 
 
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        (
+            ["", " No such command 'x' (type 'core show help x')", "more"],
+            "No such command 'x' (type 'core show help x')",
+        ),
+        ([""], "Command output follows"),
+    ],
+)
+def test_a_command_that_fails_says_why_in_its_output(lines: list[str], reason: str) -> None:
+    in_flight = InFlight()
+    command = asked(in_flight, "Command")
+    output = [f"Output: {line}" for line in lines]
+    answered(in_flight, block("Response: Error", "ActionID: x", "Message: Command output follows", *output))
+    assert command.failure == reason
+    assert command.answer.output == lines
+
+
 def test_logoff_says_goodbye() -> None:
     in_flight = InFlight()
     logoff = asked(in_flight, "Logoff")
