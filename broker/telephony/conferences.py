@@ -150,7 +150,9 @@ class Conference:
         """Record the whole conference, to a file of that name (the ending says the format), relative to Asterisk's
         directory of recordings, `monitor` in its spool.
 
-        Without a name Asterisk makes one up. Refuses a name with a comma, which would begin MixMonitor's options.
+        Asterisk puts the unix time before the ending (`NAME-1795534453.wav`), unless the bridge profile says
+        `record_file_timestamp = no`; without a name it makes one up. Refuses a name with a comma, which would begin
+        MixMonitor's options.
         Raises `ActionFailed` if it is recorded already.
 
         AMI: ConfbridgeStartRecord (16 to 22; class `system`, which `deploy/manager.conf` does not give).

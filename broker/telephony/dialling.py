@@ -50,9 +50,9 @@ class Dialling(Asking):
         number or a label), or to `application` with `data`: one of the two. `ring_s` is how long it may ring
         (Asterisk's default: 30). `variables` are set on the channel, their values exactly as given; a name may begin
         with `_` or `__` to be inherited, or be a dialplan function. `account` is the account code. With `early_media`
-        the two sides hear each other before the answer. `codecs` are those that may be used (default: slin, which
-        means transcoding). `channel_id` becomes the channel's Uniqueid, `other_channel_id` that of the far leg of a
-        Local channel; the worker gives one if you do not.
+        the extension begins as soon as there is sound, before the answer. `codecs` are those that may be used
+        (default: slin, which means transcoding). `channel_id` becomes the channel's Uniqueid, `other_channel_id` that
+        of the far leg of a Local channel; the worker gives one if you do not.
 
         Returns the `Call` when Redis has taken it, as `submit` does: its `result` says how the dialling went. The
         `timeout` is how many seconds Redis may take. Raises `Refused`, `BusUnavailable`.
@@ -65,6 +65,8 @@ class Dialling(Asking):
             raise refused("a call is connected either to an extension or to an application")
         if exten is not None and data is not None:
             raise refused("data is for an application, and there is none")
+        if exten is None and early_media:
+            raise refused("early_media is for an extension: Asterisk ignores it for an application")
         return await self.submit(
             "Originate",
             Channel=given("channel", channel),

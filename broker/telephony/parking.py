@@ -115,7 +115,8 @@ class Parking(Redirection):
     ) -> ParkedCall:
         """Park a live channel in a parking lot; returns when it is there, with its space.
 
-        `lot` is the lot's name (default: that of the channel, or `default`), `space` the space wanted, if it is free.
+        `lot` is the lot's name (default: that of the channel, or `default`), `space` the space wanted (Asterisk
+        16 takes the first free one all the same).
         After `stay_s` (default: the lot's parkingtime) the call goes back to the channel `back_to`, or to where the
         lot's configuration says. `announce_to` is a live channel that is told the space. To fetch it back, dial its
         space, or `retrieve` it.

@@ -95,7 +95,7 @@ class PjsipContact:
             uri=text(headers, "Uri"),
             endpoint=text(headers, "Endpoint"),
             user_agent=text(headers, "UserAgent"),
-            expires_at=number(headers, "RegExpire"),
+            expires_at=number(headers, "ExpirationTime"),
             status=text(headers, "Status"),
             roundtrip_us=number(headers, "RoundtripUsec"),
             headers=headers,

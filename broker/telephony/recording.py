@@ -110,7 +110,7 @@ class Recordings(Asking):
         )
 
     async def stop_monitor(self, channel: str, **options: Unpack[Options]) -> None:
-        """Stop what `monitor` began. Raises `NoSuchAction` where there is no Monitor.
+        """Stop what `monitor` began, if it still goes on. Raises `NoSuchAction` where there is no Monitor.
 
         AMI: StopMonitor (16 to 20; module res_monitor.so, class `call`).
         """

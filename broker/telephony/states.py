@@ -108,7 +108,7 @@ class PresenceState:
     def of(cls, headers: Headers) -> Self:
         """Read a PresenceStateChange."""
         return cls(
-            text(headers, "Presentity"), text(headers, "State"), text(headers, "Subtype"), text(headers, "Message")
+            text(headers, "Presentity"), text(headers, "Status"), text(headers, "Subtype"), text(headers, "Message")
         )
 
 
