@@ -7,9 +7,14 @@ import gzip
 from pathlib import Path
 
 from tests.lab.asterisk import LabAsterisk
+from tests.lab.irregular import irregular
 from tests.lab.session import Session, logged_in
+from tests.lab.telephony import telephony
 
 CAPTURES = Path(__file__).parent / "captures"
+# the sessions that are captured: answers of every shape; one call as user amibus-events sees it, and with every class
+# of events; what the typed calls ask for; the answers that keep to no rule
+NAMES = ("actions", "call", "call-all", "telephony", "irregular")
 CALL_ID = "capture-call"
 # ChannelId -> extension, of the calls that are up while the lists are asked for
 WAITING = {"capture-up": "101", "capture-queued": "301"}
@@ -21,14 +26,17 @@ def capture_path(series: str, name: str) -> Path:
 
 
 def read_capture(series: str, name: str) -> bytes:
-    """The bytes of a capture: 'actions', 'call' (user amibus-events) or 'call-all' (every class of events)."""
+    """The bytes of a capture by its name, one of NAMES."""
     return gzip.decompress(capture_path(series, name).read_bytes())
 
 
 async def make_captures(series: str, directory: Path = CAPTURES) -> list[Path]:
-    """Starts an Asterisk of its own, makes its captures and returns their paths."""
+    """Starts an Asterisk for each kind of capture, makes them and returns their paths."""
     async with LabAsterisk(series) as asterisk:
         sessions = {"actions": await _actions(asterisk), **await _call(asterisk)}
+    async with LabAsterisk(series) as asterisk:
+        sessions["telephony"] = await telephony(asterisk)
+    sessions["irregular"] = await irregular(series)
     return [_write(directory / capture_path(series, name).name, received) for name, received in sessions.items()]
 
 

@@ -29,16 +29,17 @@ class Session:
             raise RuntimeError(f"login of {user} refused: {bytes(session.received)!r}")
         return session
 
-    async def action(self, name: str, *headers: str, until: bytes = b"") -> bytes:
-        """Sends an action with its name as ActionID; what came up to and with the message that holds `until`."""
+    async def action(self, name: str, *headers: str, until: bytes = b"", action_id: str = "") -> bytes:
+        """Sends an action, with its name as ActionID unless another is given; what came up to and with the message
+        that holds `until`."""
         start = len(self.received)
-        self.send(name, *headers)
+        self.send(name, *headers, action_id=action_id)
         await self.wait_for(until or b"Response: ", start=start)
         return bytes(self.received[start:])
 
-    def send(self, name: str, *headers: str) -> None:
+    def send(self, name: str, *headers: str, action_id: str = "") -> None:
         """Sends an action and waits for nothing."""
-        lines = [f"Action: {name}", f"ActionID: {name}", *headers]
+        lines = [f"Action: {name}", f"ActionID: {action_id or name}", *headers]
         self._writer.write("".join(f"{line}\r\n" for line in lines).encode() + b"\r\n")
 
     async def wait_for(self, text: bytes, *, start: int = 0, deadline_s: float = WAIT_S) -> None:

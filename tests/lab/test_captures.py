@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.lab.capture import CALL_ID, CAPTURES, capture_path, read_capture
+from tests.lab.capture import CALL_ID, CAPTURES, NAMES, capture_path, read_capture
 from tests.lab.suites import SUITES
 
 MAX_BYTES = 60_000
@@ -32,7 +32,7 @@ def having(messages: list[Block], **wanted: str) -> list[Block]:
 
 
 @both
-@pytest.mark.parametrize("name", ["actions", "call", "call-all"])
+@pytest.mark.parametrize("name", NAMES)
 def test_each_begins_with_its_banner_and_a_login(series: str, name: str) -> None:
     received = read_capture(series, name)
     assert received.startswith(SUITES[series].ami_banner.encode() + b"\r\nResponse: Success\r\n")
@@ -41,7 +41,7 @@ def test_each_begins_with_its_banner_and_a_login(series: str, name: str) -> None
 
 
 def test_no_capture_is_left_over() -> None:
-    known = {capture_path(series, name) for series in SUITES for name in ("actions", "call", "call-all")}
+    known = {capture_path(series, name) for series in SUITES for name in NAMES}
     assert set(CAPTURES.iterdir()) == known
 
 
