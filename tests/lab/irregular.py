@@ -42,7 +42,7 @@ QUESTIONS: tuple[tuple[str, ...], ...] = (
     ("FAXSession", "SessionNumber: 1"),
     ("FAXSessions",),
     ("QueueRule",),
-    ("JabberSend", "ScreenName: nobody", "JID: somebody@example.invalid", "Message: hello"),
+    ("JabberSend", "Jabber: nobody", "ScreenName: nobody", "JID: somebody@example.invalid", "Message: hello"),
     ("ModuleLoad",),
     ("MeetmeList",),
     ("CoreShowChannelMap", "Channel: none"),
