@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import redis
 
-from broker import ActionFailed, BusUnavailable, ResultTimeout, SettingsError, State
+from broker import ActionFailed, BusUnavailable, NoSuchAction, Refused, ResultTimeout, SettingsError, State
+from broker.ami import Headers
 from broker.entry import Request
 from broker.keys import Keys
 from broker.sync import Bus, Server
@@ -224,3 +225,33 @@ def until(condition: Callable[[], object], deadline_s: float = 15.0) -> None:
     while not condition():
         assert time.monotonic() < deadline
         pause.wait(0.01)
+
+
+def test_typed_calls(worker: FakeWorker, pbx: Server) -> None:
+    async def members(worker: FakeWorker, request: Request) -> None:
+        items = [Headers([("Event", "ConfbridgeList"), ("Channel", "PJSIP/1-1"), ("Muted", "Yes")])]
+        await worker.settle(request, events=items)
+
+    async def missing(worker: FakeWorker, request: Request) -> None:
+        message = "Invalid/unknown command: Monitor. Use Action: ListCommands to show available commands."
+        await worker.settle(request, State.FAILED, code="asterisk-error", message=message)
+
+    worker.on("ConfbridgeList", members)
+    worker.on("Monitor", missing)
+    conference = pbx.conference("600")
+    [member] = conference.members(timeout=10)
+    assert (conference.name, member.channel, member.is_muted) == ("600", "PJSIP/1-1", True)
+    conference.unmute(member.channel, timeout=10)
+    with pbx.originate("PJSIP/100", "200", variables={"a": "1,2"}, action_id="c1", timeout=10) as call:
+        assert call.result(timeout=10).is_done
+        call.hangup(17, timeout=10)
+    assert [(request.action, request.pairs[:2]) for request in worker.taken[1:]] == [
+        ("ConfbridgeUnmute", [("Conference", "600"), ("Channel", "PJSIP/1-1")]),
+        ("Originate", [("Channel", "PJSIP/100"), ("Exten", "200")]),
+        ("Hangup", [("Channel", call.channel_id), ("Cause", "17")]),
+    ]
+    with pytest.raises(NoSuchAction, match=r"res_monitor\.so"):
+        pbx.monitor("PJSIP/1-1", "a", timeout=10)
+    with pytest.raises(Refused):
+        pbx.hangup("/.*/")
+    assert (repr(pbx), repr(conference)) == ("<Server pbx1>", "<Conference 600>")

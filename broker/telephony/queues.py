@@ -171,7 +171,6 @@ class Queues(Asking):
         name: str | None = None,
         penalty: int = 0,
         paused: bool = False,
-        pause_reason: str | None = None,
         state_interface: str | None = None,
         **options: Unpack[Options],
     ) -> None:
@@ -181,12 +180,10 @@ class Queues(Asking):
         `state_interface` is the device by whose state it counts as free (default: the interface). Raises
         `ActionFailed` if it serves the queue already ('Already there'), or there is no such queue.
 
-        AMI: QueueAdd (16 to 22; class `agent`; it knows no reason for a pause, so that is a QueuePause).
+        AMI: QueueAdd (16 to 22; class `agent`).
         """
         if penalty < 0:
             raise refused(f"penalty {penalty} is below 0")
-        if pause_reason is not None and not paused:
-            raise refused("pause_reason is for a member that is paused")
         await self.request(
             "QueueAdd",
             Queue=given("queue", queue),
@@ -194,7 +191,6 @@ class Queues(Asking):
             MemberName=name,
             Penalty=penalty,
             Paused=paused,
-            Reason=pause_reason,
             StateInterface=state_interface,
             **options,
         )
