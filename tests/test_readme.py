@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import fields
+from inspect import isfunction
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ import pytest
 
 from broker.codec import State
 from broker.errors import ErrorCode
+from broker.telephony import ChannelControl, Conference, TypedCalls
 from tests.deploy.guarded import Stage, running_stage
 from workers.config import Settings, shown_value
 
@@ -80,6 +82,14 @@ def test_the_settings_table_is_that_of_the_code() -> None:
         default = shown_value(each.name, each.default)
         shown = f"`{default}`" if default else ""
         assert f"| `{each.name}` | {each.metadata['help']} | {shown} |" in README
+
+
+def test_every_typed_call_is_in_the_table() -> None:
+    section = README.partition("\n## Typed calls\n")[2].partition("\n## ")[0]
+    listed = set(re.findall(r"`(\w+)(?:\(name\))?`", section))
+    for kind in (TypedCalls, ChannelControl, Conference):
+        calls = {name for each in kind.__mro__ for name, value in vars(each).items() if isfunction(value)}
+        assert {name for name in calls if not name.startswith("_")} - listed <= {"request", "submit"}, kind
 
 
 def test_every_state_and_error_code_is_explained() -> None:
