@@ -110,7 +110,9 @@ def test_a_missing_right_is_named() -> None:
     assert str(caught.value).endswith(
         "Permission denied (it needs class system in `write` of the worker's manager user)"
     )
-    given.action = "NoSuchThing"
+    given.error_code = "asterisk-error"
+    assert str(ActionFailed(given)).endswith("Permission denied")
+    given.error_code, given.action = "permission-denied", "NoSuchThing"
     assert str(ActionFailed(given)).endswith("failed: Permission denied")
 
 

@@ -244,12 +244,14 @@ def test_typed_calls(worker: FakeWorker, pbx: Server) -> None:
     conference.unmute(member.channel, timeout=10)
     with pbx.originate("PJSIP/100", "200", variables={"a": "1,2"}, action_id="c1", timeout=10) as call:
         assert call.result(timeout=10).is_done
+        assert (call.action_id, call.channel_id) == ("c1", "amibus-pbx1-c1")
         call.hangup(17, timeout=10)
     assert [(request.action, request.pairs[:2]) for request in worker.taken[1:]] == [
         ("ConfbridgeUnmute", [("Conference", "600"), ("Channel", "PJSIP/1-1")]),
         ("Originate", [("Channel", "PJSIP/100"), ("Exten", "200")]),
         ("Hangup", [("Channel", call.channel_id), ("Cause", "17")]),
     ]
+    assert ("Variable", "a=1\\,2") in worker.taken[2].pairs
     with pytest.raises(NoSuchAction, match=r"res_monitor\.so"):
         pbx.monitor("PJSIP/1-1", "a", timeout=10)
     with pytest.raises(Refused):

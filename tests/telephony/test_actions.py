@@ -354,12 +354,15 @@ async def test_what_is_done_to_the_channel_of_a_call(pbx: Server, worker: FakeWo
     await call.retrieve("agent", **WAIT)
     await call.retrieve(exten="5", context="z", priority=6, **WAIT)
     await call.park("lot", space="701", stay_s=1, announce_to="a", back_to="b", **WAIT)
-    await call.record("a.wav", append=True, only_while_bridged=True, **WAIT)
+    await call.record("a.wav", append=True, **WAIT)
+    await call.record("a.wav", only_while_bridged=True, **WAIT)
     await call.stop_recording("0x1", **WAIT)
     await call.setvar("A", "1", **WAIT)
     await call.getvar("CHANNEL", **WAIT)
     about_us = [(name, value) for request in worker.taken for name, value in request.pairs if value == call.channel_id]
-    assert len(about_us) == 10
+    assert len(about_us) == 11
+    recorded = [dict(request.pairs)["Options"] for request in worker.taken if request.action == "MixMonitor"]
+    assert recorded == ["ai(AMIBUS_RECORDING)", "bi(AMIBUS_RECORDING)"]
     assert {request.action for request in worker.taken} == {
         "Originate", "Hangup", "Redirect", "Getvar", "Bridge", "Park", "ParkedCalls", "MixMonitor", "StopMixMonitor",
         "Setvar",

@@ -10,7 +10,9 @@ from broker.ami import Event, Exchange, Headers, InFlight, Response, spec_of
 from tests.bus_side import FakeWorker
 from tests.telephony.replay import answer, irregularly_asked
 
-EMPTY: dict[str, Callable[[Server], Coroutine[Any, Any, Sequence[object]]]] = {
+Lists = dict[str, Callable[[Server], Coroutine[Any, Any, Sequence[object]]]]
+
+EMPTY: Lists = {
     "ConfbridgeListRooms": lambda pbx: pbx.conferences(timeout=10),
     "ConfbridgeList": lambda pbx: pbx.conference("600").members(timeout=10),
     "PJSIPShowContacts": lambda pbx: pbx.pjsip_contacts(timeout=10),
@@ -131,14 +133,15 @@ async def test_an_error_that_ends_a_list(pbx: Server, worker: FakeWorker) -> Non
     assert [event["ConnectedChannel"] for event in failed.value.result.events] == ["Local/1"]
 
 
-async def test_an_error_in_a_typed_list_is_no_empty_list(pbx: Server, worker: FakeWorker) -> None:
-    exchange = _composed(
-        "CoreShowChannels",
-        Response(Headers([("Response", "Error"), ("ActionID", "x"), ("Message", "Could not get cached channels")])),
-    )
-    answer(worker, "CoreShowChannels", exchange)
-    with pytest.raises(ActionFailed, match="Could not get cached channels"):
-        await pbx.channels(timeout=10)
+ALL: Lists = {**EMPTY, "CoreShowChannels": lambda pbx: pbx.channels(timeout=10)}
+
+
+@pytest.mark.parametrize("action", ALL)
+async def test_another_error_is_no_empty_list(pbx: Server, worker: FakeWorker, action: str) -> None:
+    error = Response(Headers([("Response", "Error"), ("ActionID", "x"), ("Message", "Permission denied")]))
+    answer(worker, action, _composed(action, error))
+    with pytest.raises(ActionFailed, match="Permission denied"):
+        await ALL[action](pbx)
 
 
 async def test_no_response_but_a_table(pbx: Server, worker: FakeWorker, series: str) -> None:

@@ -6,6 +6,8 @@ import pytest
 
 import broker
 from broker import NoSuchAction, Server
+from broker.ami import Headers
+from broker.entry import Request
 from tests.bus_side import FakeWorker
 from tests.telephony.replay import answer, asked
 
@@ -144,6 +146,28 @@ async def test_recording(pbx: Server, series: str) -> None:
     else:
         with pytest.raises(NoSuchAction, match=r"res_monitor\.so of Asterisk up to 20"):
             await pbx.monitor("talking;2", "lab", timeout=10)
+
+
+@pytest.mark.parametrize(("urgent", "new", "waiting"), [("0", "0", False), ("1", "0", True), ("0", "2", True)])
+async def test_a_message_waits(pbx: Server, worker: FakeWorker, urgent: str, new: str, waiting: bool) -> None:
+    async def count(worker: FakeWorker, request: Request) -> None:
+        counts = [("UrgMessages", urgent), ("NewMessages", new), ("OldMessages", "3")]
+        await worker.settle(request, response=Headers([("Response", "Success"), *counts]))
+
+    worker.on("MailboxCount", count)
+    mailbox = await pbx.mailbox("1000", timeout=10)
+    assert (mailbox.urgent, mailbox.new, mailbox.old) == (int(urgent), int(new), 3)
+    assert mailbox.is_waiting is waiting
+
+
+@pytest.mark.parametrize("status", ["-1", "-2", ""])
+async def test_an_extension_without_a_hint_has_no_state(pbx: Server, worker: FakeWorker, status: str) -> None:
+    async def no_hint(worker: FakeWorker, request: Request) -> None:
+        headers = [("Exten", "4711"), ("Hint", ""), ("Status", status), ("StatusText", "Unknown")]
+        await worker.settle(request, response=Headers([("Response", "Success"), *headers]))
+
+    worker.on("ExtensionState", no_hint)
+    assert await pbx.extension_state("4711", timeout=10) is None
 
 
 def test_what_comes_back_cannot_be_changed() -> None:
