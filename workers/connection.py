@@ -202,6 +202,9 @@ class Connection(asyncio.Protocol):
             self._waiters[action.action_id] = _Waiter(answers, timeout_s, on_response, on_items)
             self._in_flight.register(action.action_id, spec)
         self._write(data)
+        if asked[-1].spec.shape == "raw-text":
+            # An empty table is a blank line, which is nothing: the answer to what follows tells that it was all.
+            self._ping()
         return answers
 
     @property

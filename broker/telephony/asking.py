@@ -16,7 +16,10 @@ ExtraHeaders = Mapping[str, HeaderValue] | Iterable[tuple[str, HeaderValue]]
 
 
 class Options(TypedDict, total=False):
-    """What each typed call takes besides its own arguments; `Server.request` explains them."""
+    """What each typed call takes besides its own arguments; `Server.request` explains them.
+
+    Where a call takes several actions, `action_id` is that of the one which changes something; the rest is for each.
+    """
 
     timeout: float | None
     """The caller's own patience in seconds; None: without end."""

@@ -47,12 +47,12 @@ class Dialling(Asking):
             call = await pbx.originate("Local/100@default", application="Playback", data="hello-world")
 
         `channel` is what is dialled, technology and address. It then goes to `exten` of `context` at `priority` (a
-        number or a label), or to `application` with `data`: one of the two. `ring_s` is how long it may ring
-        (Asterisk's default: 30). `variables` are set on the channel, their values exactly as given; a name may begin
-        with `_` or `__` to be inherited, or be a dialplan function. `account` is the account code. With `early_media`
-        the extension begins as soon as there is sound, before the answer. `codecs` are those that may be used
-        (default: slin, which means transcoding). `channel_id` becomes the channel's Uniqueid, `other_channel_id` that
-        of the far leg of a Local channel; the worker gives one if you do not.
+        number or a label), or to `application` with `data`: one of the two. `caller_number` loses its blanks to
+        Asterisk. `ring_s` is how long it may ring (Asterisk's default: 30). `variables` are set on the channel, their
+        values exactly as given; a name may begin with `_` or `__` to be inherited, or be a dialplan function. `account`
+        is the account code. With `early_media` the extension begins as soon as there is sound, before the answer.
+        `codecs` are those that may be used (default: slin, which means transcoding). `channel_id` becomes the channel's
+        Uniqueid, `other_channel_id` that of the far leg of a Local channel; the worker gives one if you do not.
 
         Returns the `Call` when Redis has taken it, as `submit` does: its `result` says how the dialling went. The
         `timeout` is how many seconds Redis may take. Raises `Refused`, `BusUnavailable`.

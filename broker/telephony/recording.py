@@ -42,9 +42,9 @@ class Recordings(Asking):
             await pbx.stop_recording(channel, recording)
 
         The ending of `file` says the format (wav, gsm, sln ...); a relative name is below Asterisk's directory of
-        recordings, `monitor` in its spool. A file that is there is overwritten unless `append`. With
-        `only_while_bridged` nothing is written while the channel talks to nobody. A channel can have several
-        recordings at once.
+        recordings, `monitor` in its spool, an absolute one wherever Asterisk may write. A file that is there is
+        overwritten unless `append`. With `only_while_bridged` nothing is written while the channel talks to nobody. A
+        channel can have several recordings at once.
 
         Refuses a name with a comma: what follows it would be options, and a program to run. Raises `ActionFailed` if
         there is no such channel.

@@ -87,6 +87,12 @@ async def test_the_lines_of_a_command(session: Connection) -> None:
     assert exchange.answer.output == ["Asterisk 22.10.1 (simulated by amibus)"]
 
 
+async def test_a_table_without_a_line_is_told_by_what_follows(session: Connection) -> None:
+    exchange = await ask(session, "IAXnetstats", "a1")
+    assert (exchange.answer.response, exchange.answer.output, exchange.failure) == (None, [], None)
+    assert (await ask(session, "Ping", "a2")).answer.response is not None
+
+
 async def test_pipelined_actions_get_their_own_answers(session: Connection, asterisk: SimulatedAsterisk) -> None:
     asterisk.faults.cut_bytes = 300
     asterisk.variables |= {f"v{n}": f"value {n}" for n in range(200)}

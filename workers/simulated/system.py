@@ -12,6 +12,12 @@ def ping(session: Session, action: Received) -> str:
     return respond(action, "Success", ("Ping", "Pong"), ("Timestamp", f"{time.time():.6f}"))
 
 
+@action("IAXnetstats", "system", "reporting", synopsis="Show IAX Netstats.")
+def iax_netstats(session: Session, action: Received) -> str:
+    # No Response: a table of the calls by IAX, of which there are none, and a blank line.
+    return "\r\n"
+
+
 @action("CoreSettings", "system", "reporting", synopsis="Show PBX core settings (version etc).")
 def core_settings(session: Session, action: Received) -> str:
     asterisk = session.asterisk

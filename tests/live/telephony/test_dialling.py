@@ -51,6 +51,17 @@ async def test_to_an_application_with_variables_and_a_caller(pbx: Server) -> Non
     await end(pbx, call)
 
 
+@pytest.mark.parametrize(("number", "name"), [("4711", None), (None, "Ann"), ("+49 30/1", "")])
+async def test_a_caller_of_whom_less_is_known(pbx: Server, number: str | None, name: str | None) -> None:
+    call = await pbx.originate(
+        ANSWERING, application="Wait", data="300", caller_number=number, caller_name=name, timeout=TIMEOUT_S
+    )
+    await call.result(timeout=TIMEOUT_S)
+    channel = (await live(pbx))[call.channel_id]
+    assert (channel.caller_number, channel.caller_name) == ((number or "").replace(" ", ""), name or "")
+    await end(pbx, call)
+
+
 async def test_it_rings_for_so_long(pbx: Server) -> None:
     call = await pbx.originate("Local/30@ring", application="Wait", data="1", ring_s=0.8, timeout=TIMEOUT_S)
     with pytest.raises(ActionFailed, match="no answer") as failed:

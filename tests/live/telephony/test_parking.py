@@ -53,6 +53,16 @@ async def test_parked_and_fetched_back_by_its_space(pbx: Server) -> None:
         await agent.hangup(timeout=TIMEOUT_S)
 
 
+@pytest.mark.parametrize("which", ["caller", "called"])
+async def test_one_of_two_who_talk_is_parked(pbx: Server, which: str) -> None:
+    async with talking(pbx) as pair:
+        channel = pair.caller if which == "caller" else pair.called
+        parked = await pbx.park(channel.name, timeout=TIMEOUT_S)
+        assert (parked.uniqueid, parked.channel) == (channel.uniqueid, channel.name)
+        await pbx.retrieve(channel.uniqueid, exten="201", timeout=TIMEOUT_S)
+        await until_in(pbx, channel.uniqueid, "Echo")
+
+
 async def test_parked_in_a_space_of_ones_choice(pbx: Server, site: Site) -> None:
     async with calling(pbx) as call:
         parked = await pbx.park(call.channel_id, "default", space="715", timeout=TIMEOUT_S)

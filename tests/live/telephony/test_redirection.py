@@ -86,6 +86,13 @@ async def test_two_channels_are_bridged(pbx: Server) -> None:
         await eventually(together, "they are in one bridge")
 
 
+async def test_when_the_other_leg_is_not_there_neither_moves(pbx: Server) -> None:
+    async with calling(pbx) as call:
+        with pytest.raises(ActionFailed, match=r"(?i)channel"):
+            await pbx.redirect(call.channel_id, "200", other="Local/nobody@default-00000000;1", timeout=TIMEOUT_S)
+        assert (await live(pbx))[call.channel_id].application == "Wait"
+
+
 async def test_a_channel_that_there_is_not(pbx: Server) -> None:
     with pytest.raises(ActionFailed, match=r"(?i)channel"):
         await pbx.redirect("Local/nobody@default-00000000;1", "200", timeout=TIMEOUT_S)
