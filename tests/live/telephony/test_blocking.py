@@ -31,7 +31,13 @@ def _go_and_come(site: Site, worker: Worker) -> None:
         conference.mute(member.channel, timeout=TIMEOUT_S)
         assert conference.members(timeout=TIMEOUT_S)[0].is_muted
         pbx.hangup(member.channel, timeout=TIMEOUT_S)
-        with pytest.raises(ActionFailed):
+
+        async def is_gone() -> bool:
+            channels = await asyncio.to_thread(pbx.channels, timeout=TIMEOUT_S)
+            return call.channel_id not in [channel.uniqueid for channel in channels]
+
+        assert asyncio.run(eventually(is_gone, "it is hung up"))
+        with pytest.raises(ActionFailed, match="No such channel"):
             call.hangup(timeout=TIMEOUT_S)
         with pytest.raises(NoSuchAction):
             pbx.request("MeetmeList", timeout=TIMEOUT_S)
