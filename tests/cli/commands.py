@@ -1,5 +1,6 @@
 """The real `amibus` command as a process, and what it takes to wait for its lines."""
 
+import contextlib
 import os
 import queue
 import signal
@@ -7,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -40,19 +41,35 @@ def amibus(*arguments: str, settings: Mapping[str, str] | None = None) -> Outcom
     )
 
 
+@contextlib.contextmanager
+def _heard_interrupts() -> Iterator[None]:
+    """Processes started meanwhile hear Ctrl-C, as those do that a terminal starts.
+
+    A shell lets what it starts in the background (`pytest &`) ignore SIGINT, and that is inherited.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class Running:
     """A command that goes on; it is ended with the test at the latest."""
 
-    def __init__(self, *arguments: str, settings: Mapping[str, str] | None = None) -> None:
-        self.process = subprocess.Popen(
-            [*COMMAND, *arguments],
-            env=environment(settings),
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+    def __init__(
+        self, *arguments: str, settings: Mapping[str, str] | None = None, command: Sequence[str] = COMMAND
+    ) -> None:
+        with _heard_interrupts():
+            self.process = subprocess.Popen(
+                [*command, *arguments],
+                env=environment(settings),
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
         self.lines: list[str] = []
         self.errors: list[str] = []
         self._news: queue.Queue[str | None] = queue.Queue()

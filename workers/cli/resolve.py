@@ -1,6 +1,5 @@
 """`amibus resolve`: an operator's word on an action whose fate nobody knows."""
 
-import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from workers.cli.failures import Failure
 from workers.cli.names import doubt_argument, server_argument
 from workers.cli.options import client_options, client_settings
 from workers.cli.output import Output
+from workers.cli.running import run
 from workers.config import Settings
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def resolve(
     from workers.logs import configure
 
     configure(level="error")
-    asyncio.run(resolve_by(settings, word, Output(as_json=as_json)))
+    run(resolve_by(settings, word, Output(as_json=as_json)))
 
 
 async def resolve_by(settings: Settings, word: Word, output: Output) -> None:

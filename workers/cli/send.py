@@ -13,6 +13,7 @@ from workers.cli.failures import UNKNOWN, Failure
 from workers.cli.names import action_argument, server_argument
 from workers.cli.options import client_options, client_settings
 from workers.cli.output import Output
+from workers.cli.running import run
 
 if TYPE_CHECKING:
     from broker import Call, Result, Server
@@ -87,7 +88,7 @@ def send(
     order = Order(action=action, headers=[_header(text) for text in headers], wait_s=wait_s, options=options)
     settings = client_settings(redis, prefix, config)
     output = Output(as_json=as_json)
-    raise Exit(asyncio.run(_send(settings, server, order, output, wait=not no_wait, follow=follow)))
+    raise Exit(run(_send(settings, server, order, output, wait=not no_wait, follow=follow)))
 
 
 def _header(text: str) -> tuple[str, str]:

@@ -1,6 +1,5 @@
 """`amibus status`: how the servers are, and one of them in detail."""
 
-import asyncio
 from typing import Final
 
 import click
@@ -12,6 +11,7 @@ from workers.cli.options import client_options, client_settings
 from workers.cli.output import Cell, Output
 from workers.cli.overview import Overview, connected, known_servers, read_last, read_overview
 from workers.cli.result_view import duration, local_time, style_of
+from workers.cli.running import run
 from workers.config import Settings
 
 _FINAL: Final = ("done", "failed", "rejected", "expired", "cancelled", "unknown")
@@ -40,7 +40,7 @@ def status(server: str | None, as_json: bool, redis: str | None, prefix: str | N
       2  wrong use
     """
     settings = client_settings(redis, prefix, config)
-    raise Exit(asyncio.run(_status(settings, server, Output(as_json=as_json))))
+    raise Exit(run(_status(settings, server, Output(as_json=as_json))))
 
 
 async def _status(settings: Settings, server: str | None, output: Output) -> int:

@@ -1,6 +1,5 @@
 """`amibus tail`: the events of a server as they come, from the stream, so that none is missed."""
 
-import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Final
 
@@ -10,6 +9,7 @@ from click.exceptions import Exit
 from workers.cli.names import event_arguments, server_argument
 from workers.cli.options import client_options, client_settings
 from workers.cli.output import Output
+from workers.cli.running import run
 from workers.cli.since import NOW, place, since_option
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def tail(
     """
     settings = client_settings(redis, prefix, config)
     try:
-        asyncio.run(_tail(settings, server, events, since, _Printer(Output(as_json=as_json), action_id, count)))
+        run(_tail(settings, server, events, since, _Printer(Output(as_json=as_json), action_id, count)))
     except KeyboardInterrupt:
         raise Exit(0) from None
 

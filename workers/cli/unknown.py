@@ -1,7 +1,5 @@
 """`amibus unknown`: the actions whose fate nobody knows."""
 
-import asyncio
-
 import click
 
 from broker.keys import Keys
@@ -11,6 +9,7 @@ from workers.cli.options import client_options, client_settings
 from workers.cli.output import Cell, Output
 from workers.cli.overview import connected
 from workers.cli.result_view import duration, local_time
+from workers.cli.running import run
 from workers.cli.since import OLDEST, place, since_option
 from workers.config import Settings
 
@@ -45,7 +44,7 @@ def unknown(
       2  wrong use
     """
     settings = client_settings(redis, prefix, config)
-    doubts = asyncio.run(_read(settings, server, since))
+    doubts = run(_read(settings, server, since))
     output = Output(as_json=as_json)
     if as_json:
         for doubt in doubts.found:
