@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Final
 
 import redis
@@ -82,7 +82,7 @@ class Link:
         """Connect and log in. Returns itself."""
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await self._connection.connect()
+                await _cancellable(self._connection.connect())
         except (redis.RedisError, OSError) as error:
             await self.close()
             raise translated(error, self._address, "the connection") from error
@@ -126,6 +126,21 @@ class Link:
     async def close(self) -> None:
         """Cut the connection; whoever reads from it gets `Interrupted`."""
         await self._connection.disconnect(nowait=True)
+
+
+async def _cancellable(step: Awaitable[None]) -> None:
+    """Await what may swallow a cancellation, and raise it afterwards.
+
+    To a sentinel redis-py writes with `asyncio.wait_for`, which up to Python 3.11 swallows a cancellation that comes in
+    the same turn of the loop as the end of what it waits for: the task would go on, and its closing would never end.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    try:
+        await step
+    finally:  # also where it failed: who gets an error tries again
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError
 
 
 class Links:

@@ -1,10 +1,12 @@
 """Connections through real sentinels, as the clients use them."""
 
 import asyncio
+import errno
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.sentinel import SentinelManagedSSLConnection
 
 from broker.client import Bus
@@ -101,6 +103,24 @@ async def test_no_connection_to_a_sentinel_stays_open(guarded: Sentinels) -> Non
         for sentinel in guarded.sentinels:
             clients = sentinel.command("CLIENT", "LIST", "TYPE", "normal")
             assert sum("lib-name=redis-py" in str(client) for client in clients) <= 1, clients
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_cancellation_at_the_end_of_a_write_to_a_sentinel(
+    guarded: Sentinels, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    write = AbstractConnection._send_packed_command
+
+    async def write_at_last(connection: AbstractConnection, command: Iterable[bytes]) -> None:
+        await write(connection, command)
+        opening.cancel()
+        if fails:
+            raise ConnectionResetError(errno.ECONNRESET, "reset")
+
+    monkeypatch.setattr(AbstractConnection, "_send_packed_command", write_at_last)
+    opening = asyncio.create_task(Link(Address(guarded.url)).open())
+    await asyncio.wait([opening])
+    assert opening.cancelled()
 
 
 async def test_a_demoted_primary_is_given_up(sentinels: Sentinels) -> None:
