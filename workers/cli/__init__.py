@@ -6,9 +6,16 @@ from typing import NoReturn
 
 import click
 
+from workers.cli.channels import channels
 from workers.cli.completion import COMPLETE_VARIABLE, completion
+from workers.cli.conferences import conferences
 from workers.cli.demo import demo
 from workers.cli.failures import Amibus
+from workers.cli.hangup import hangup
+from workers.cli.mailbox import mailbox
+from workers.cli.queues import queues
+from workers.cli.record import record
+from workers.cli.redirect import redirect
 from workers.cli.resolve import resolve
 from workers.cli.send import send
 from workers.cli.simulate import simulate
@@ -43,7 +50,11 @@ def cli() -> None:
     """
 
 
-for _command in (demo, worker, send, tail, status, unknown, resolve, simulate, completion):
+for _command in (
+    demo, worker, send, tail, status, unknown, resolve,
+    channels, queues, conferences, mailbox, hangup, redirect, record,
+    simulate, completion,
+):  # fmt: skip
     cli.add_command(_command)
 
 

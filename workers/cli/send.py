@@ -14,13 +14,11 @@ from workers.cli.names import action_argument, server_argument
 from workers.cli.options import client_options, client_settings
 from workers.cli.output import Output
 from workers.cli.running import run
+from workers.cli.presence import ended, notice_absence
 
 if TYPE_CHECKING:
     from broker import Call, Result, Server
     from workers.config import Settings
-
-NOTICE_S: Final = 1.5
-"""With no result after so long, it is looked whether anybody serves the queue at all."""
 
 _SEPARATOR: Final = re.compile(r"=|:[ \t]?")
 _NUMBER: Final = re.compile(r"\d+(\.\d+)?")
@@ -135,7 +133,7 @@ async def _await(keys: Keys, pbx: "Server", call: "Call", wait_s: float, output:
     from workers.cli.result_view import show_result
 
     async with call:
-        notice = asyncio.create_task(_notice_absence(pbx, call))
+        notice = asyncio.create_task(notice_absence(pbx, call.action_id))
         following = asyncio.create_task(_follow(call, output)) if follow else None
         try:
             result = await call.result(wait_s, raise_on_failure=False)
@@ -150,7 +148,7 @@ async def _await(keys: Keys, pbx: "Server", call: "Call", wait_s: float, output:
             raise Failure(f"{error}, and {hint}", UNKNOWN) from None
         finally:
             for task in (notice, following):
-                await _end(task)
+                await ended(task)
     return _exit_code(result)
 
 
@@ -159,23 +157,6 @@ async def _follow(call: "Call", output: Output) -> None:
 
     async for event in call.events():
         show_event(output, event)
-
-
-async def _notice_absence(pbx: "Server", call: "Call") -> None:
-    """Say so if the action waits for a worker that is not there."""
-    await asyncio.sleep(NOTICE_S)
-    heartbeat = await pbx.status()
-    if not heartbeat:
-        click.echo(f"amibus: no worker serves {pbx.name} now; {call.action_id} waits on its queue", err=True)
-    elif heartbeat.get("state") == "asterisk-away":
-        click.echo(f"amibus: the worker of {pbx.name} has no connection to Asterisk now", err=True)
-
-
-async def _end(task: "asyncio.Task[None] | None") -> None:
-    if task is not None:
-        task.cancel()
-        # Its error, if it has one, is the command's too: the bus is gone.
-        await asyncio.gather(task, return_exceptions=True)
 
 
 def _exit_code(result: "Result") -> int:

@@ -1,0 +1,104 @@
+"""What the commands have in common that ask Asterisk something: their options, the asking, how they end."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from broker.errors import ActionUnknown, ResultTimeout
+from workers.cli.failures import UNKNOWN, Failure
+from workers.cli.names import server_argument
+from workers.cli.options import client_options, client_settings
+from workers.cli.output import Cell, Output
+from workers.cli.presence import ended, notice_absence
+from workers.cli.running import run
+from workers.config import Settings
+
+if TYPE_CHECKING:
+    from broker import Server
+
+WAIT_S: Final = 30.0
+
+T = TypeVar("T")
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Question:
+    """Whom to ask, how long to wait for the answer, and where it is shown."""
+
+    settings: Settings
+    server: str
+    wait_s: float
+    output: Output
+
+    def ask(self, work: Callable[["Server"], Awaitable[T]]) -> T:
+        """What this work on the server gives. Raises `Failure`, of exit code 3 where nobody knows what became of it."""
+        try:
+            return run(self._ask(work))
+        except (ActionUnknown, ResultTimeout) as error:
+            raise Failure(str(error), UNKNOWN) from None
+
+    async def _ask(self, work: Callable[["Server"], Awaitable[T]]) -> T:
+        from broker.client import Bus
+
+        async with Bus(self.settings.redis, self.settings.prefix) as bus:
+            pbx = bus.server(self.server)
+            notice = asyncio.create_task(notice_absence(pbx))
+            try:
+                return await work(pbx)
+            finally:
+                await ended(notice)
+
+
+def question(server: str, given: Mapping[str, Any]) -> Question:
+    """From what `asking_options` have added."""
+    settings = client_settings(given["redis"], given["prefix"], given["config"])
+    return Question(settings, server, given["wait_s"], Output(as_json=given["as_json"]))
+
+
+def asking_options(command: _Command) -> _Command:
+    """The server, `--wait`, `--json`, and where the bus is."""
+    command = client_options(command)
+    command = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")(command)
+    command = click.option(
+        "--wait", "wait_s", type=click.FloatRange(min=0, min_open=True), default=WAIT_S, show_default=True,
+        metavar="S", help="Seconds to wait for the answer.",
+    )(command)  # fmt: skip
+    return server_argument()(command)
+
+
+def plain(value: Any) -> Any:
+    """A value of the client as JSON has it: its fields, without the headers that they were read from."""
+    if isinstance(value, tuple):
+        return [plain(each) for each in value]
+    if hasattr(value, "__dataclass_fields__"):
+        return {each.name: plain(getattr(value, each.name)) for each in fields(value) if each.name != "headers"}
+    return value
+
+
+def person(name: str, number: str) -> str:
+    """A caller as people write it."""
+    return f"{name} <{number}>" if name and number else name or number
+
+
+def place(exten: str, context: str) -> str:
+    """Where in the dialplan."""
+    return f"{exten}@{context}" if exten else ""
+
+
+def flag(value: bool, word: str, style: str = "yellow") -> Cell:
+    """A word where something is the case."""
+    return (word, style) if value else ""
+
+
+def split_place(text: str, context: str = "default") -> tuple[str, str]:
+    """EXTEN@CONTEXT, or EXTEN in the default context."""
+    exten, found, given_context = text.rpartition("@")
+    if not found:
+        return text, context
+    if not exten or not given_context:
+        raise click.UsageError(f"{text!a} is not EXTEN@CONTEXT")
+    return exten, given_context

@@ -1,0 +1,119 @@
+"""`amibus queues`: who waits in the queues, and who serves them."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from workers.cli.asking import Question, asking_options, flag, person, plain, question
+from workers.cli.failures import Failure
+from workers.cli.output import Cell
+from workers.cli.result_view import duration
+
+if TYPE_CHECKING:
+    from broker.telephony.queues import Queue, QueueMember
+
+_FREE = "NOT_INUSE"
+_STATES = {_FREE: "green", "INUSE": "yellow", "RINGING": "yellow", "UNAVAILABLE": "red", "INVALID": "red"}
+
+
+@click.command()
+@asking_options
+@click.argument("queue", required=False)
+def queues(server: str, queue: str | None, **given: Any) -> None:
+    """Show all queues, or one with its members and callers.
+
+    \b
+    Examples:
+      amibus queues pbx1
+      amibus queues pbx1 support
+      amibus queues pbx1 --json | jq '{name, calls}'
+
+    \b
+    Exit codes:
+      0  shown
+      1  there is no such queue, or it failed
+      2  wrong use
+      3  no answer in time
+    """
+    asked = question(server, given)
+    found = asked.ask(lambda pbx: pbx.queues(queue, timeout=asked.wait_s))
+    if queue is not None and not found:
+        raise Failure(f"{server} has no queue {queue!a}")
+    if asked.output.as_json:
+        for each in found:
+            asked.output.object(plain(each))
+    elif queue is not None:
+        _show_one(asked, found[0])
+    else:
+        _show_all(asked, found)
+
+
+def _show_all(asked: Question, found: list["Queue"]) -> None:
+    if not found and asked.output.terminal:
+        asked.output.line("there is no queue")
+        return
+    asked.output.table(
+        ("queue", "waiting", "longest", "free", "members", "completed", "abandoned", "service level", "strategy"),
+        [
+            [
+                (each.name, "bold"),
+                (str(each.calls), "bold yellow" if each.calls else ""),
+                duration(max(caller.wait_s for caller in each.callers)) if each.callers else "",
+                str(sum(_is_free(member) for member in each.members)),
+                str(len(each.members)),
+                str(each.completed),
+                str(each.abandoned),
+                _service_level(each),
+                each.strategy,
+            ]
+            for each in found
+        ],
+    )
+
+
+def _show_one(asked: Question, queue: "Queue") -> None:
+    asked.output.line((queue.name, "bold"), f"{queue.calls} waiting", queue.strategy, _service_level(queue))
+    asked.output.heading("Members")
+    asked.output.table(
+        ("name", "interface", "state", "paused", "penalty", "calls taken", "membership"),
+        [
+            [
+                (each.name, "bold"),
+                each.interface,
+                (each.state, _STATES.get(each.state, "")),
+                _paused(each),
+                str(each.penalty),
+                str(each.calls_taken),
+                each.membership,
+            ]
+            for each in queue.members
+        ],
+    )
+    asked.output.heading("Callers")
+    asked.output.table(
+        ("position", "caller", "waits", "channel", "Uniqueid"),
+        [
+            [
+                str(each.position),
+                person(each.caller_name, each.caller_number),
+                duration(each.wait_s),
+                each.channel,
+                (each.uniqueid, "dim"),
+            ]
+            for each in queue.callers
+        ],
+    )
+
+
+def _is_free(member: "QueueMember") -> bool:
+    return member.state == _FREE and not member.is_paused
+
+
+def _paused(member: "QueueMember") -> Cell:
+    return flag(member.is_paused, f"paused: {member.pause_reason}" if member.pause_reason else "paused")
+
+
+def _service_level(queue: "Queue") -> str:
+    if queue.service_level_percent is None or not queue.service_level_s:
+        return ""
+    return f"{queue.service_level_percent:g} % in {queue.service_level_s} s"

@@ -1,0 +1,50 @@
+"""`amibus redirect`: send a live call elsewhere."""
+
+from typing import Any
+
+import click
+
+from workers.cli.asking import asking_options, question, split_place
+
+
+@click.command()
+@asking_options
+@click.argument("channel")
+@click.argument("to", metavar="EXTEN[@CONTEXT]")
+@click.option("--priority", default="1", show_default=True, metavar="N|LABEL", help="Where in the extension.")
+@click.option("--other", metavar="CHANNEL", help="A second channel, such as its other leg, to move at once.")
+@click.option("--other-to", metavar="EXTEN[@CONTEXT]", help="Where the other one goes.  [default: to the same place]")
+def redirect(
+    server: str, channel: str, to: str, priority: str, other: str | None, other_to: str | None, **given: Any
+) -> None:
+    """Send a live channel to an extension of the dialplan: a phone, a conference, a queue, an outside line.
+
+    Channels are given by their name or Uniqueid. The context is `default` unless given.
+
+    \b
+    Examples:
+      amibus redirect pbx1 PJSIP/100-0000002a 600@conferences
+      amibus redirect pbx1 PJSIP/100-0000002a 600@conferences --other PJSIP/200-0000002b
+
+    \b
+    Exit codes:
+      0  on its way
+      1  there is no such channel or extension, or it was refused
+      2  wrong use
+      3  nobody knows, or no answer in time
+    """
+    if other_to is not None and other is None:
+        raise click.UsageError("--other-to is for the channel of --other")
+    asked = question(server, given)
+    exten, context = split_place(to)
+    other_exten, other_context = (None, None) if other_to is None else split_place(other_to)
+    asked.ask(
+        lambda pbx: pbx.redirect(
+            channel, exten, context, priority, other=other, other_exten=other_exten, other_context=other_context,
+            timeout=asked.wait_s,
+        )
+    )  # fmt: skip
+    if asked.output.as_json:
+        asked.output.object({"redirected": channel, "exten": exten, "context": context, "other": other})
+    else:
+        asked.output.line(("redirected", "green"), (channel, "bold"), other or "", f"to {exten}@{context}")
