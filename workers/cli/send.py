@@ -13,8 +13,8 @@ from workers.cli.failures import UNKNOWN, Failure
 from workers.cli.names import action_argument, server_argument
 from workers.cli.options import client_options, client_settings
 from workers.cli.output import Output
-from workers.cli.running import run
 from workers.cli.presence import ended, notice_absence
+from workers.cli.running import run
 
 if TYPE_CHECKING:
     from broker import Call, Result, Server
