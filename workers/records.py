@@ -74,6 +74,8 @@ class Records:
         """For `settle`. `whole`: bring the record's first fields, too, for its mark did not write them, or they are
         gone."""
         sending_at = None if job is None else job.sending_at
+        # Redis' own time is known here to a few milliseconds only; nothing ends before it has begun.
+        at = max(at, sending_at or at)
         message = pack(result_map(self._result(request, outcome, at, sending_at)))
         reads_only = job is not None and job.reads_only
         # Of a call that failed the ChannelId is free again; of one of which nobody knows it is not, and one that was

@@ -53,6 +53,14 @@ def sendable(value: Any) -> bool:
     return isinstance(value, (str, bytes, int, float)) and not isinstance(value, bool)
 
 
+def test_nothing_ends_before_it_has_begun(records: Records) -> None:
+    made = job("Action", "Ping", "ActionID", "a1")
+    made.sending_at = 1700000002.004
+    item = records.settle(made.request, Outcome(State.DONE), 1700000002.0, made, 3)
+    assert item["settled_at"] == "1700000002.004000"
+    assert decode_message(item["message"]).settled_at == 1700000002.004  # type: ignore[union-attr]
+
+
 def test_a_mark_brings_what_the_script_and_the_record_need(records: Records) -> None:
     made = job(
         "Action", "Originate", "ActionID", "a1", "Channel", "x", "Bus-Tag", "t", "Bus-Producer", "p", "Bus-Reply", "me"
