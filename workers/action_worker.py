@@ -63,6 +63,10 @@ RECORD_DOUBTFUL: Final = Outcome(
     message="Redis may have gone back in time while another host's worker served, which may have sent it",
 )
 
+MAY_HAVE_BEEN_SENT: Final = ("sending", "expired", "duplicate-channel-id")
+"""Verdicts of a Redis that has no record of it. If it went back in time, that says little: the ChannelId, too, may be
+its own."""
+
 log = structlog.get_logger()
 
 
@@ -239,9 +243,10 @@ class ActionWorker:
             await self._diary.note(may_go)
         await self._until_certain()
         now = self._clock.now()
-        if late := [job for job in may_go if job.request.deadline < now]:
+        # What may have been written is not said to have expired: it goes on to be found out.
+        if late := [job for job in may_go if job.request.deadline < now and job.begun_before is None]:
             yield [(job, _late(job)) for job in late]
-            may_go = [job for job in may_go if job.request.deadline >= now]
+            may_go = [job for job in may_go if job not in late]
         if may_go and may_go[0].reads_only:
             async for told in self._send(may_go):
                 yield told
@@ -255,9 +260,8 @@ class ActionWorker:
         for job, (verdict, at) in zip(jobs, await self.mark_sending(jobs, probe=turn is None), strict=True):
             if verdict == "sending":
                 job.sending_at, job.epoch = at, self._lease.epoch
-            if verdict == "sending" and self._is_doubtful(job):
-                job.begun_before = job.request.queued_at
-                unsent.append((job, await self._fate_of_lost(job, RECORD_DOUBTFUL, turn)))
+            if verdict in MAY_HAVE_BEEN_SENT and (lost := self._lost(job, verdict)):
+                unsent.append((job, await self._fate_of_lost(job, lost, turn)))
             elif verdict == "sending" and turn is not None:
                 may_go.append(job)
             elif verdict == "begun" and turn is not None:
@@ -333,8 +337,16 @@ class ActionWorker:
             return Next.AGAIN  # nothing was written
         raise AssertionError("an action had no answer and no error")
 
-    def _is_doubtful(self, job: Job) -> bool:
-        return job.request.queued_at < self.doubtful_before and not job.reads_only and not job.again
+    def _lost(self, job: Job, verdict: str) -> Outcome | None:
+        """Why it may have been sent although Redis does not say so; None: go by the verdict."""
+        if job.reads_only or job.again:
+            return None
+        if job.request.queued_at < self.doubtful_before:
+            job.begun_before = job.request.queued_at
+            return RECORD_DOUBTFUL
+        if verdict != "sending":  # that is asked of the journal right before the write
+            job.begun_before = self._diary.written_at(job)
+        return None if job.begun_before is None else RECORD_LOST
 
     def _mark_sent(self, job: Job, response: Response) -> None:
         """Asterisk answered, more is to come: said while the rest is waited for."""

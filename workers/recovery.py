@@ -1,6 +1,7 @@
 """What was in flight when a worker was lost: found in the group's pending list by the next holder of the lease."""
 
-from typing import Any, Final
+from collections.abc import AsyncIterator
+from typing import Any, Final, NamedTuple
 
 import structlog
 from redis.asyncio import Redis
@@ -13,6 +14,7 @@ from workers.action_worker import WORKER_LOST, ActionWorker
 from workers.batch import until_done
 from workers.config import Settings
 from workers.job import make_job
+from workers.lease import Lease
 from workers.outcome import Outcome
 from workers.reader import Reader
 from workers.record_fields import record_fields
@@ -20,14 +22,41 @@ from workers.record_fields import record_fields
 SCAN_COUNT: Final = 500
 """Keys looked at in one step of a search through all records."""
 
+ENTRY_FORGOTTEN: Final = Outcome(
+    State.UNKNOWN,
+    code=ErrorCode.RECORD_LOST,
+    message="Redis went back in time and forgot its entry, and then the worker that had begun it was lost",
+)
+
 log = structlog.get_logger()
+
+
+class Begun(NamedTuple):
+    """What a record says of an action that was begun and not settled."""
+
+    action_id: str
+    lane: str
+    entry: str
+    epoch: str
+    action: str
+    producer: str
+    reply: str
+
+    @property
+    def request(self) -> Request:
+        """As much of it as is known."""
+        return Request(
+            self.lane, self.entry, self.action_id, action=self.action, name=self.action, producer=self.producer,
+            reply=self.reply,
+        )  # fmt: skip
 
 
 class Recovery:
     """Takes over the whole pending list. The lease makes idle times needless: nobody else can be working on it."""
 
-    def __init__(self, redis: "Redis", settings: Settings, reader: Reader, worker: ActionWorker) -> None:
+    def __init__(self, redis: "Redis", settings: Settings, lease: Lease, reader: Reader, worker: ActionWorker) -> None:
         self._redis = redis
+        self._lease = lease
         self._keys = settings.keys
         self._reader = reader
         self._worker = worker
@@ -44,6 +73,7 @@ class Recovery:
                 await self._take_over(request)
             if gone:
                 await self._entries_lost(lane, set(gone))
+        await self._look_for_forgotten()
 
     async def _take_over(self, request: Request) -> None:
         names = ["state", "entry", "epoch", "sending_at"]
@@ -73,23 +103,43 @@ class Recovery:
             code=ErrorCode.ENTRY_LOST,
             message="its stream entry vanished: somebody trimmed or deleted it",
         )
-        for action_id, entry, action, producer in await self._begun_records(lane, entries):
-            entries.discard(entry)
-            request = Request(lane, entry, action_id, action=action, name=action, producer=producer)
-            await self._worker.settle([(request, outcome, None)])
+        for begun in [begun async for begun in self._begun_records() if begun.lane == lane and begun.entry in entries]:
+            entries.discard(begun.entry)
+            await self._worker.settle([(begun.request, outcome, None)])
         for entry in sorted(entries):
             await self._worker.settle([(Request(lane, entry, entry_action_id(lane, entry)), outcome, None)])
 
-    async def _begun_records(self, lane: str, entries: set[str]) -> list[tuple[str, str, str, str]]:
-        """ActionID, entry, action and producer of the records that were begun by one of these entries."""
+    async def _look_for_forgotten(self) -> None:
+        """Settle what was begun and has no entry any more, once after Redis may have gone back in time.
+
+        A worker begins what it holds in memory, whether or not a Redis that went back in time still has the entry. If
+        it is lost then, the pending list knows nothing of that.
+        """
+        known_by, keys = await until_done("what Redis is", self._lease.identify_redis), self._keys
+        (searched,) = await until_done("the last search", lambda: self._redis.hmget(keys.holder, ["searched"]))
+        if searched == known_by.encode():
+            return
+        begun = await until_done("what was begun", self._forgotten)
+        for each in begun:
+            await self._worker.settle([(each.request, ENTRY_FORGOTTEN, None)])
+        if begun:
+            log.error("redis has gone back in time, and forgot entries that were begun", records=len(begun))
+        await until_done("this search", lambda: self._redis.hset(keys.holder, mapping={"searched": known_by}))
+
+    async def _forgotten(self) -> list[Begun]:
+        """What an earlier holder had begun and no lane has any more."""
+        begun = [each async for each in self._begun_records() if each.epoch != str(self._lease.epoch)]
+        return [
+            each for each in begun if not await self._redis.xrange(self._keys.lane(each.lane), each.entry, each.entry)
+        ]
+
+    async def _begun_records(self) -> AsyncIterator[Begun]:
+        """All that was begun and is not settled."""
         prefix = self._keys.action("")
-        names = ["state", "lane", "entry", "action", "producer"]
-        found = []
+        names = ["state", *Begun._fields[1:]]
         key: Any
         async for key in self._redis.scan_iter(match=f"{prefix}*", count=SCAN_COUNT, _type="HASH"):
             values: Any = await self._redis.hmget(key, names)
-            fields = [value.decode() if value else "" for value in values]
-            state, begun_lane, entry, action, producer = fields
-            if state in ("sending", "sent") and begun_lane == lane and entry in entries:
-                found.append((key.decode().removeprefix(prefix), entry, action, producer))
-        return found
+            state, *fields = [value.decode() if value else "" for value in values]
+            if state in ("sending", "sent") and fields[0] in LANES:
+                yield Begun(key.decode().removeprefix(prefix), *fields)

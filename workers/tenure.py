@@ -93,7 +93,7 @@ class Tenure:
             calls=self._calls, originates=originates, diary=self._diary, reader=self._reader, publish=publish,
         )  # fmt: skip
         self._worker.doubtful_before = doubtful_before
-        self._recovery = Recovery(redis, settings, self._reader, self._worker)
+        self._recovery = Recovery(redis, settings, lease, self._reader, self._worker)
         self._asterisk = ""
         self._away_since = clock.now()
         self._away_why = "worker-start"

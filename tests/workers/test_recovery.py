@@ -295,6 +295,59 @@ async def test_what_the_journal_knows_as_written_is_not_sent_whatever_redis_says
     assert [asterisk.write_counts()[action_id] for action_id in ("a1", "a2")] == [1, 1]
 
 
+async def test_what_the_journal_knows_as_written_is_not_said_to_have_expired(
+    redis_url: str, asterisk: SimulatedAsterisk
+) -> None:
+    async with serving(redis_url, asterisk, "first") as desk:
+        await desk.add_fields(*SETVAR)
+        await desk.settled("a1")
+        await desk.redis.flushall()
+        await desk.add_fields(*SETVAR, ("Bus-Deadline", "1"))
+        assert (await desk.settled("a1"))["error_code"] == "record-lost"
+        await desk.add("Setvar", "a2", Variable="x", Value="1", Bus_Deadline="1")
+        assert (await desk.settled("a2"))["state"] == "expired"
+
+
+async def test_a_call_that_the_journal_knows_is_not_refused_because_of_its_own_channel(
+    redis_url: str, asterisk: SimulatedAsterisk
+) -> None:
+    async with serving(redis_url, asterisk, "first") as desk:
+        await desk.originate("call", Data="60")
+        await desk.reaches("call", state="done", call="up")
+        legs = await desk.redis.hgetall(desk.keys.legs)
+        await desk.redis.flushall()
+        await eventually(lambda: desk.is_served_by("first"))
+        await desk.redis.hset(desk.keys.legs, mapping=legs)  # as the worker itself tells it again
+        await desk.originate("call", Data="60")
+        record = await desk.settled("call")
+        assert (record["state"], record.get("error_code")) != ("rejected", "duplicate-channel-id")
+    assert asterisk.write_counts()["call"] == 1
+
+
+async def test_what_was_begun_and_has_no_entry_any_more_is_told_of_once_redis_has_gone_back_in_time(
+    redis_url: str, asterisk: SimulatedAsterisk
+) -> None:
+    entry = await take_over(redis_url, "sending", *SETVAR, action="Setvar", producer="crm", reply="crm-1")
+    async with Desk(redis_url) as desk:
+        await desk.redis.xack(desk.keys.actions, GROUP, entry)
+        await desk.redis.xdel(desk.keys.actions, entry)
+        await desk.redis.hset(desk.keys.holder, "searched", "that of the failed primary")
+        async with desk.listening(desk.keys.reply("crm-1")) as ear, serving(redis_url, asterisk, "second"):
+            (told,) = await ear.results()
+            assert (told.action_id, told.state, told.error_code) == ("a1", "unknown", "record-lost")
+            record = await desk.record("a1")
+            assert (record["state"], record["error_code"]) == ("unknown", "record-lost")
+            (line,) = await desk.lines(desk.keys.results)
+            assert (line["entry"], line["action"], line["producer"]) == (entry, "Setvar", "crm")
+        known_by = (await desk.redis.info("replication"))["master_replid"]
+        await eventually(lambda: is_searched(desk, known_by))
+    assert not asterisk.writes("a1")
+
+
+async def is_searched(desk: Desk, known_by: str) -> bool:
+    return (await desk.redis.hget(desk.keys.holder, "searched") or b"").decode() == known_by
+
+
 @pytest.mark.parametrize("same", [True, False])
 async def test_what_another_host_may_have_sent_before_redis_went_back_in_time_is_not_sent(
     redis_url: str, asterisk: SimulatedAsterisk, same: bool
