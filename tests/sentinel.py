@@ -122,7 +122,7 @@ class Sentinels:
         """Start, and return when the replica is in step and the sentinels know it and one another."""
         for server in (self.primary, self.replica):
             server.start()
-        wait_for(self._is_in_step, "the replica in step")
+        wait_for(self.is_in_step, "the replica in step")
         for sentinel in self.sentinels:
             sentinel.start()
         wait_for(self._know_each_other, "sentinels that know each other")
@@ -149,29 +149,31 @@ class Sentinels:
             primary.execute_command("ACL", "SETUSER", "default", "-psync", "-replconf", "-sync")
             primary.execute_command("CLIENT", "KILL", "TYPE", "replica")
 
-    def fail_over(self, *, kill: bool = True) -> None:
-        """Make the replica the primary: by the death of the primary, or (`kill` false) by an operator's command.
+    def fail_over(self, *, kill: bool | None = True, deadline_s: float = FAIL_OVER_DEADLINE_S) -> None:
+        """Make the replica the primary: by the death of the primary, or (`kill` false) by an operator's command. None:
+        it is dead already.
 
         Returns when all sentinels name the new one and it accepts writes.
         """
         if kill:
             self.primary.kill()
-        else:
+        elif kill is False:
             self.sentinels[0].command("SENTINEL", "FAILOVER", SERVICE)
-        wait_for(self._has_failed_over, "the fail-over", FAIL_OVER_DEADLINE_S)
+        wait_for(self._has_failed_over, "the fail-over", deadline_s)
         self.primary, self.replica = self.replica, self.primary
 
     def restore(self) -> None:
         """Start the old primary again: the sentinels make a replica of it."""
         self.replica.start()
-        wait_for(self._is_in_step, "the old primary as a replica", FAIL_OVER_DEADLINE_S)
+        wait_for(self.is_in_step, "the old primary as a replica", FAIL_OVER_DEADLINE_S)
 
     def _replication(self, server: RedisServer) -> dict[str, Any]:
         with server.client() as client:
             found: Any = client.info("replication")
         return dict(found)
 
-    def _is_in_step(self) -> bool:
+    def is_in_step(self) -> bool:
+        """Whether the replica follows the primary, and has had all of it once."""
         found = self._replication(self.replica)
         return bool(found["role"] == "slave" and found["master_link_status"] == "up")
 

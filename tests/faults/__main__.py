@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from tests.faults.campaign import Campaign, Options, Tally
 from tests.faults.kill_points import Orders
-from tests.faults.mishaps import MISHAPS
+from tests.faults.mishaps import MISHAPS, barred_here
+from tests.faults.redis_side import LAYOUTS
 from tests.faults.variants import VARIANTS
 from tests.servers import KINDS, binary
 
@@ -49,10 +50,17 @@ def show(options: Options, tally: Tally) -> None:
     print(f"  {tally.lives} lives of workers, {tally.kills} killed, {tally.retries} retries")
     ended = sum(tally.points.values())
     print(f"  kill points: {len(tally.seen)} seen, {len(tally.points)} of them used, {ended} times")
-    for title, counts in (("faults", tally.mishaps), ("states", tally.states), ("unknown", tally.unknown)):
+    for title, counts in (
+        ("befell", tally.befell), ("faults", tally.mishaps), ("states", tally.states), ("unknown", tally.unknown),
+        ("let pass, for Redis had gone back in time", tally.allowed),
+    ):  # fmt: skip
         print(f"  {title}: {', '.join(f'{name} {count}' for name, count in counts.most_common()) or 'none'}")
+    for name, why in barred_here().items():
+        print(f"  not tried: {name} ({why})")
     for failure in tally.failures:
-        print(f"BROKEN: python -m tests.faults --redis {failure.kind} --replay {failure.seed}")
+        print(
+            f"BROKEN: python -m tests.faults --redis {failure.kind} --layout {failure.layout} --replay {failure.seed}"
+        )
         print(f"  after {', '.join(failure.mishaps)}; logs, history and stories are in {failure.directory}")
         for violation in failure.violations[:10]:
             print(f"  {violation}")
@@ -68,7 +76,8 @@ def _options(given: argparse.Namespace) -> Options:
         seed=random.SystemRandom().getrandbits(32) if given.seed is None else given.seed,
         kinds=KINDS if given.redis == "both" else (given.redis,),
         minutes=given.minutes, actions=given.actions, rounds=given.rounds, only=only, worlds=given.worlds,
-        kill=Orders.parse(given.kill) if given.kill else None, replay=given.replay, variant=given.variant,
+        layout=given.layout, kill=Orders.parse(given.kill) if given.kill else None, replay=given.replay,
+        variant=given.variant,
     )  # fmt: skip
 
 
@@ -79,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--actions", type=int, default=0, help="stop after so many actions")
     parser.add_argument("--rounds", type=int, default=0, help="stop after so many rounds")
     parser.add_argument("--redis", choices=(*KINDS, "both"), default="both", help="kind of server")
+    parser.add_argument("--layout", choices=LAYOUTS, default="", help="of Redis: alone or with a replica and sentinels")
     parser.add_argument("--only", metavar="FAULT,...", help=f"of {', '.join(MISHAPS)}")
     parser.add_argument("--worlds", type=int, default=2, help="how many at once (default 2)")
     parser.add_argument("--kill", metavar="POINT:N", help="end the first worker of each round there")

@@ -11,15 +11,20 @@ import time
 from typing import Any
 
 from tests.bench.side import Message, obey, say
-from tests.workers.worker_process import USERS
+from tests.faults.host import HOSTS, host_user
+from tests.workers.worker_process import SECRET, USERS
 from workers.simulated import SimulatedAsterisk, Written
+
+HOST_USERS = USERS | {host_user(number): SECRET for number in range(HOSTS)}
+"""Each host's worker logs in under a name of its own, so that a write tells who wrote it."""
 
 
 class Journal(list[Written]):
     """The ledger, each line also in a file as soon as it is known."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, asterisk: SimulatedAsterisk) -> None:
         super().__init__()
+        self._asterisk = asterisk
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     def append(self, written: Written) -> None:
@@ -29,14 +34,15 @@ class Journal(list[Written]):
             "action": written.action,
             "at": time.time(),
             "session": written.session,
+            "host": next((each.username for each in self._asterisk.sessions if each.number == written.session), ""),
         }
         os.write(self._file, json.dumps(noted).encode() + b"\n")
 
 
 async def main() -> None:
     """Serve until the standard input ends."""
-    async with SimulatedAsterisk(users=USERS, ring_s=0.01, talk_s=0.02, seed=int(sys.argv[2])) as asterisk:
-        asterisk.written = Journal(sys.argv[1])
+    async with SimulatedAsterisk(users=HOST_USERS, ring_s=0.01, talk_s=0.02, seed=int(sys.argv[2])) as asterisk:
+        asterisk.written = Journal(sys.argv[1], asterisk)
         say(port=asterisk.port)
         await obey(_commands(asterisk))
 

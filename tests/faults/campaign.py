@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import random
 import sys
 import time
@@ -15,20 +16,25 @@ from redis.exceptions import RedisError
 
 from tests.faults.history import History, Violation, check
 from tests.faults.kill_points import Orders
-from tests.faults.mishaps import MISHAPS, WEIGHTS, usual
+from tests.faults.mishaps import MISHAPS, ONLY_IN, WEIGHTS, usual
+from tests.faults.redis_side import LAYOUTS
 from tests.faults.world import POLL_S, Round, World
 
 BACKLOG: Final = 60
 """The producer waits while so many entries are queued: kill points should be met by what is under way, not a heap."""
 
 BURST: Final = 12
-ROUNDS_OF_A_WORLD: Final = 30
-"""Then it is made anew: its append-only file has grown."""
+ROUNDS_OF_A_WORLD: Final = 15
+"""Then it is made anew, with the other layout of Redis; its append-only file has grown, too."""
 
-MISHAPS_OF_A_ROUND: Final = (4, 10)
+MISHAPS_OF_A_ROUND: Final = (6, 16)
 KILLS_OF_A_ROUND: Final = (15, 30)
-KILLING_ROUNDS: Final = 0.5
+KILLING_ROUNDS: Final = 0.3
 """The part of the rounds in which nothing befalls but kill points, one after the other."""
+
+
+LOSING: Final = frozenset(("flushall", "power-lost", "failover"))
+"""After these Redis may have gone back in time."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,8 @@ class Options:
     replay: int | None = None
     """The seed of the one round to be run again."""
     variant: str = ""
+    layout: str = ""
+    """One of `redis_side.LAYOUTS`; empty: by turns."""
 
 
 @dataclass
@@ -59,6 +67,7 @@ class Failure:
 
     seed: int
     kind: str
+    layout: str
     mishaps: list[str]
     violations: list[Violation]
     directory: Path
@@ -75,6 +84,10 @@ class Tally:
     kills: int = 0
     """Lives that ended by SIGKILL."""
     retries: int = 0
+    befell: "Counter[str]" = field(default_factory=Counter)
+    """The effects of the faults: replies lost, connections reset, pauses, fail-overs ..."""
+    allowed: "Counter[str]" = field(default_factory=Counter)
+    """What was let pass because Redis had gone back in time."""
     mishaps: "Counter[str]" = field(default_factory=Counter)
     points: "Counter[str]" = field(default_factory=Counter)
     """Lives ended, or stopped, at each kill point."""
@@ -87,11 +100,13 @@ class Tally:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         counted = {
-            name: dict(sorted(getattr(self, name).items())) for name in ("mishaps", "states", "unknown", "points")
+            name: dict(sorted(getattr(self, name).items()))
+            for name in ("befell", "mishaps", "states", "unknown", "allowed", "points")
         }
         failures = [
             {
-                "seed": each.seed, "redis": each.kind, "mishaps": each.mishaps, "directory": str(each.directory),
+                "seed": each.seed, "redis": each.kind, "layout": each.layout, "mishaps": each.mishaps,
+                "directory": str(each.directory),
                 "violations": [str(violation) for violation in each.violations],
             }
             for each in self.failures
@@ -114,20 +129,26 @@ class Campaign:
         """Run it all; the tally says whether all went well."""
         options = self.options
         if options.replay is not None:
-            await self._inhabit(options.kinds[0], [options.replay])
+            await self._inhabit(options.kinds[0], options.layout or LAYOUTS[0], [options.replay])
             return self.tally
         async with asyncio.TaskGroup() as group:
             for number in range(max(options.worlds, len(options.kinds))):
-                group.create_task(self._live(options.kinds[number % len(options.kinds)]))
+                kind, turn = options.kinds[number % len(options.kinds)], number // len(options.kinds)
+                group.create_task(self._live(kind, turn))
         return self.tally
 
-    async def _live(self, kind: str) -> None:
-        while not self._is_over:
-            await self._inhabit(kind, self._next_seeds())
+    async def _live(self, kind: str, turn: int) -> None:
+        for layout in itertools.islice(itertools.cycle(LAYOUTS), turn, None):
+            if self._is_over:
+                break
+            await self._inhabit(kind, self.options.layout or layout, self._next_seeds())
 
-    async def _inhabit(self, kind: str, seeds: Sequence[int]) -> None:
+    async def _inhabit(self, kind: str, layout: str, seeds: Sequence[int]) -> None:
         """One world, until a promise is broken in it or its rounds are over."""
-        async with World(kind, seeds[0] if seeds else 0, variant=self.options.variant) as world:
+        world = World(
+            kind, seeds[0] if seeds else 0, variant=self.options.variant, layout=layout, small_disks=True, clocks=True
+        )
+        async with world:
             await discover(world)
             for seed in seeds:
                 if self._is_over and self.options.replay is None:
@@ -138,6 +159,9 @@ class Campaign:
                     self.tally.failures.append(failure)
                     world.keep = True
                     break
+            self.tally.befell += world.befell
+            for proxy in (world.redis_proxy, world.producer_proxy, world.ami_proxy):
+                self.tally.befell += Counter({"replies lost": proxy.lost, "connections cut off": proxy.resets})
             self.tally.points += world.ended()
             self.tally.seen |= set(world.points())
 
@@ -157,11 +181,11 @@ class Campaign:
         """One round; None if all was kept."""
         began = time.monotonic()
         dice = random.Random(seed)
-        chosen = self._choose(dice)
+        chosen = self._choose(dice, world.layout)
         # With a standby, the life that is to end at a point seldom serves.
         workers = dice.choice((1, 1, 1, 1, 2) if set(chosen) == {"kill-point"} else (1, 2, 2, 3))
-        # Redis back in time and another host in charge: the one hole that the contract names.
-        hosts = 1 if "flushall" in chosen else dice.choice((1, 2))
+        # Redis back in time and another host in charge is the one hole that the contract names: mostly there is none.
+        hosts = dice.choice((1, 1, 1, 2) if LOSING & set(chosen) else (1, 2))
         done: list[str] = []
         violations: list[Violation] = []
         try:
@@ -175,17 +199,20 @@ class Campaign:
                 history = await running.finish()
                 self._count(running, history, done)
                 violations = check(history)
+                self.tally.allowed += history.allowed
                 if violations:
                     keep(world, history, violations)
         except TimeoutError as error:
             violations = [Violation("stuck", "", f"{error or 'a worker did not end'}, after {', '.join(done)}")]
         self._report(world, seed, done, violations, time.monotonic() - began)
-        return Failure(seed, world.kind, done, violations, world.directory) if violations else None
+        if not violations:
+            return None
+        return Failure(seed, world.kind, world.layout, done, violations, world.directory)
 
-    def _choose(self, dice: random.Random) -> list[str]:
+    def _choose(self, dice: random.Random, layout: str) -> list[str]:
         if not self.options.only and dice.random() < KILLING_ROUNDS:
             return ["kill-point"] * dice.randint(*KILLS_OF_A_ROUND)
-        names = list(self.options.only or usual())
+        names = [name for name in self.options.only or usual(layout) if ONLY_IN.get(name, layout) == layout]
         weights = [WEIGHTS.get(name, 1) for name in names]
         return dice.choices(names, weights, k=dice.randint(*MISHAPS_OF_A_ROUND))
 
@@ -204,11 +231,12 @@ class Campaign:
         tally.mishaps.update(done)
         tally.states += history.states
         tally.unknown += history.unknown_codes
+        tally.befell["SIGKILLs"] += sum(slot.kills for slot in running.world.slots)
 
     def _report(self, world: World, seed: int, done: list[str], violations: list[Violation], seconds: float) -> None:
         verdict = "kept" if not violations else f"BROKEN ({len(violations)}): {violations[0]}"
-        text = f"round {self.tally.rounds} {world.kind} seed {seed}: {len(done)} faults, {seconds:.1f} s, {verdict}"
-        print(text, file=sys.stderr, flush=True)
+        text = f"round {self.tally.rounds} {world.kind} {world.layout} seed {seed}: {len(done)} faults, {seconds:.1f} s"
+        print(f"{text}, {verdict}; {self.tally.actions} actions so far", file=sys.stderr, flush=True)
 
 
 async def discover(world: World) -> None:

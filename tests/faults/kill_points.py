@@ -45,6 +45,8 @@ class Orders:
     loop: str = "uvloop"
     notes: str = ""
     """The file to which each point is noted at its first visit, and the end at one."""
+    leases: str = ""
+    """The file to which each lease is noted that is taken, in the order in which they are, whatever the clocks say."""
 
     @classmethod
     def parse(cls, text: str) -> "Orders":

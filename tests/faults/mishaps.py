@@ -5,13 +5,13 @@ import contextlib
 import random
 import signal
 from collections.abc import Awaitable, Callable
-from dataclasses import fields
 from typing import Final
 
 from broker.keys import GROUP, LANES
+from tests.faults.host import may_mount, may_step
 from tests.faults.proxy import Cut, Proxy
+from tests.faults.redis_side import ALONE, REPLICATED, ReplicatedSide
 from tests.faults.world import LEASE_S, Round, wait_for
-from workers.config import Settings
 
 Mishap = Callable[[Round, random.Random], Awaitable[None]]
 
@@ -29,8 +29,8 @@ REPLIES_AT_START: Final = ("acquire", "XAUTOCLAIM", "XGROUP", "HGETALL")
 SCRIPTS: Final = ("mark_sending", "mark_sent", "settle", "beat", "publish_events", "acquire")
 ACTIONS: Final = ("Setvar", "Hangup", "Originate", "Ping", "Getvar")
 
-HAS_JOURNAL: Final = "journal_dir" in {each.name for each in fields(Settings)}
-"""Without it nothing stops a second write when Redis has lost its memory."""
+STEPS_S: Final = (3600.0, -3600.0, 86_400.0, -86_400.0, 5.0, -5.0, 0.0)
+"""How far off a host's clock is set: hours and days, some seconds, and right again."""
 
 
 # -- the worker's end, and its sleep
@@ -72,6 +72,8 @@ async def stop_at_point(running: Round, dice: random.Random) -> None:
     running.kill_next(orders)
     slot = running.server
     await _in_time(lambda: slot.present.orders == orders and slot.present.is_stopped)
+    if slot.present.orders == orders and slot.present.is_stopped:
+        running.world.befell["pauses"] += 1
     if slot.present.orders == orders and not slot.present.is_stopped:
         slot.present.is_condemned = True  # else it stops when nobody expects it any more
         slot.present.send(signal.SIGKILL)
@@ -82,6 +84,7 @@ async def stop_at_random(running: Round, dice: random.Random) -> None:
     """The same at any moment."""
     await asyncio.sleep(dice.uniform(0, 0.1))
     running.server.present.send(signal.SIGSTOP)
+    running.world.befell["pauses"] += 1
     await _sleep_and_wake(running, dice)
 
 
@@ -166,8 +169,47 @@ async def memory_full(running: Round, dice: random.Random) -> None:
 
 async def flushed(running: Round, _dice: random.Random) -> None:
     """FLUSHALL."""
-    running.was_emptied = True
-    await running.command("FLUSHALL")
+    await running.flush()
+
+
+async def power_lost(running: Round, dice: random.Random) -> None:
+    """Redis' machine loses its power, and the last second is not on its disk."""
+    await running.world.redis.begin_to_forget()
+    await asyncio.sleep(dice.uniform(0.05, 1.2))
+    running.losses.append(await running.world.redis.forget())
+    running.world.befell["power failures"] += 1
+
+
+async def failed_over(running: Round, dice: random.Random) -> None:
+    """The sentinels make the replica the primary, which may lag behind the old one."""
+    redis = running.world.redis
+    assert isinstance(redis, ReplicatedSide)
+    how = dice.choice(("lagging", "lagging", "in step", "as asked"))
+    if how == "lagging":
+        await redis.begin_to_forget()
+        await asyncio.sleep(dice.uniform(0.05, 1.5))
+        running.losses.append(await redis.forget())
+    else:
+        running.losses.append(await (redis.fail_over_in_step() if how == "in step" else redis.fail_over_as_asked()))
+    running.world.befell["fail-overs"] += 1
+
+
+# -- the worker's host
+
+
+async def disk_full(running: Round, dice: random.Random) -> None:
+    """The journal's disk is full for a while."""
+    host = running.server.host
+    host.fill()
+    running.world.befell["disks full"] += 1
+    await asyncio.sleep(dice.uniform(0.1, 1.5))
+    host.make_room()
+
+
+async def clock_stepped(running: Round, dice: random.Random) -> None:
+    """The clock of a worker's host is stepped, and stays so."""
+    dice.choice(running.world.slots).host.step(dice.choice(STEPS_S))
+    running.world.befell["clocks stepped"] += 1
 
 
 # -- Asterisk
@@ -283,6 +325,10 @@ MISHAPS: Final[dict[str, Mishap]] = {
     "clients-killed": clients_killed,
     "memory-full": memory_full,
     "flushall": flushed,
+    "power-lost": power_lost,
+    "failover": failed_over,
+    "disk-full": disk_full,
+    "clock-step": clock_stepped,
     "ami-silent": ami_silent,
     "ami-reset": ami_reset,
     "ami-away": ami_away,
@@ -293,10 +339,28 @@ MISHAPS: Final[dict[str, Mishap]] = {
     "ami-restart": ami_restart,
 }
 
-WEIGHTS: Final = {"kill-point": 30, "kill": 6, "lost-reply": 5, "stop-point": 3}
-"""How often each befalls, beside 1: kill points are many."""
+WEIGHTS: Final = {
+    "kill-point": 10, "kill": 6, "lost-reply": 8, "lost-xadd": 3, "stop-point": 4, "stop": 3, "redis-reset": 4,
+    "ami-reset": 4, "ami-sessions": 3, "ami-dropped": 3, "ami-response": 2, "failover": 9, "power-lost": 6,
+    "clock-step": 2, "disk-full": 2,
+}  # fmt: skip
+"""How often each befalls, beside 1."""
+
+ONLY_IN: Final = {"power-lost": ALONE, "failover": REPLICATED}
+"""What befalls one layout of Redis and not the other."""
 
 
-def usual() -> list[str]:
-    """What befalls a round if nobody says otherwise."""
-    return [name for name in MISHAPS if name != "flushall" or HAS_JOURNAL]
+def usual(layout: str = ALONE) -> list[str]:
+    """What befalls a round on such a Redis if nobody says otherwise, as far as this machine allows it."""
+    barred = barred_here()
+    return [name for name in MISHAPS if name not in barred and ONLY_IN.get(name, layout) == layout]
+
+
+def barred_here() -> dict[str, str]:
+    """What this machine does not allow, and why."""
+    barred = {}
+    if not may_mount():
+        barred["disk-full"] = "no rights to mount a small disk"
+    if not may_step():
+        barred["clock-step"] = "no libfaketime"
+    return barred

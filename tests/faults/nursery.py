@@ -81,8 +81,9 @@ class Life:
 class Nursery:
     """Starts lives. Use it as `async with`; nothing of it is left afterwards."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, **environment: str) -> None:
         self._directory = directory
+        self._environment = environment
         self._process: Process | None = None
         self._reading: asyncio.Task[None] | None = None
         self._starting: deque[asyncio.Future[int]] = deque()
@@ -91,7 +92,8 @@ class Nursery:
     async def __aenter__(self) -> Self:
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "tests.faults.worker_side", stdin=PIPE, stdout=PIPE, cwd=ROOT,
-            env={name: value for name, value in os.environ.items() if not name.startswith("AMIBUS_")},
+            env={name: value for name, value in os.environ.items() if not name.startswith("AMIBUS_")}
+            | self._environment,
         )  # fmt: skip
         self._reading = asyncio.create_task(self._read(self._process))
         return self

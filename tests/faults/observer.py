@@ -2,17 +2,17 @@
 
 import asyncio
 import contextlib
+import time
 from types import TracebackType
 from typing import Any, Self
 
 import redis.asyncio as aredis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from broker.codec import Result, decode_message
 from broker.keys import GROUP, LANES, Keys
-from tests.faults.history import History, Line, Seen
+from broker.redis_pool import make_pool
+from tests.faults.history import XADD_S, History, Line, Said, Seen
 from tests.faults.producer import REPLY
 
 RESUME_S = 0.02
@@ -21,14 +21,15 @@ RESUME_S = 0.02
 class Observer:
     """Subscribes to all results, and gathers at the end what Redis keeps."""
 
-    def __init__(self, port: int, keys: Keys) -> None:
-        self._port = port
+    def __init__(self, url: str, keys: Keys) -> None:
+        self._url = url
         self._keys = keys
-        self.redis: Any = connect(port)
-        self.messages: list[Result] = []
-        self.replies: list[Result] = []
-        self.is_deaf = False
-        """The subscription was interrupted."""
+        self.redis: Any = connect(url)
+        self.messages: list[Said] = []
+        self.replies: list[Said] = []
+        self.deaf: list[tuple[float, float]] = []
+        """From when until when the subscription was interrupted (unix seconds)."""
+        self._lost_at = 0.0
         self._marks: set[str] = set()
         self._listening: asyncio.Task[None] | None = None
         self._subscribed = asyncio.Event()
@@ -59,15 +60,15 @@ class Observer:
         """Put into the history what Redis knows and what was heard."""
         redis, keys = self.redis, self._keys
         await self.heard()
-        history.messages, history.replies, history.is_deaf = self.messages, self.replies, self.is_deaf
-        for _, fields in await redis.xrange(keys.results):
+        history.messages, history.replies, history.deaf = self.messages, self.replies, self.deaf
+        for entry, fields in await redis.xrange(keys.results):
             line = {name.decode(): value.decode() for name, value in fields.items()}
             revised = line.pop("revised", "0") == "1"
             kept = {name: line.get(name, "") for name in ("action_id", "entry", "state", "error_code", "message")}
-            history.lines.append(Line(**kept, revised=revised, at=float(line["settled_at"])))
-        for _, fields in await redis.xrange(keys.events):
+            history.lines.append(Line(**kept, revised=revised, at=float(line["settled_at"]), told_at=_time(entry)))
+        for entry, fields in await redis.xrange(keys.events):
             event: Any = decode_message(fields[b"data"])
-            history.events.append(Seen(event.epoch, event.seq, event.name))
+            history.events.append(Seen(event.epoch, event.seq, event.name, _time(entry)))
         for action_id in dict.fromkeys(entry.action_id for entry in history.entries):
             record = await redis.hgetall(keys.action(action_id))
             if record:
@@ -100,16 +101,20 @@ class Observer:
         while True:
             with contextlib.suppress(RedisError, OSError):
                 await self._listen_once()
-            self.is_deaf = True
+            self._lost_at = self._lost_at or time.time()
             await asyncio.sleep(RESUME_S)
 
     async def _listen_once(self) -> None:
-        client: Any = connect(self._port, socket_timeout=None)
+        client: Any = connect(self._url, socket_timeout=None)
         async with client, client.pubsub() as channels:
             await channels.psubscribe(f"{self._keys.root}action:*")
             await channels.subscribe(self._keys.reply(REPLY))
-            self._subscribed.set()
             async for message in channels.listen():
+                if message["type"] == "subscribe":  # the later of the two
+                    self._subscribed.set()
+                    if self._lost_at:
+                        self.deaf.append((self._lost_at, time.time()))
+                        self._lost_at = 0.0
                 if message["type"] in ("message", "pmessage"):
                     self._hear(message["type"], message["data"])
 
@@ -119,10 +124,24 @@ class Observer:
             return
         said = decode_message(data)
         if isinstance(said, Result):
-            (self.messages if kind == "pmessage" else self.replies).append(said)
+            heard = Said(
+                said.action_id,
+                said.entry,
+                said.state,
+                said.error_code,
+                said.revised,
+                said.settled_at or 0.0,
+                time.time(),
+            )
+            (self.messages if kind == "pmessage" else self.replies).append(heard)
 
 
-def connect(port: int, **options: Any) -> "aredis.Redis":
+def connect(url: str, **options: Any) -> "aredis.Redis":
     """A client without retries of its own."""
-    given: dict[str, Any] = {"protocol": 2, "retry": Retry(NoBackoff(), 0), "socket_timeout": 5.0} | options
-    return aredis.Redis(port=port, **given)
+    given: dict[str, Any] = {"socket_timeout": XADD_S} | options
+    return aredis.Redis.from_pool(make_pool(url, **given))
+
+
+def _time(entry: bytes) -> float:
+    """When Redis took it, by its id."""
+    return int(entry.partition(b"-")[0]) / 1000

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -176,7 +177,7 @@ class Producer:
             Entry(
                 action_id, entry, wish.action, wish.lane, wish.producer, wish.cost,
                 reads_only=wish.cost == "reads", accepted=accepted, replies=("Bus-Reply", REPLY) in wish.fields,
-                deadline=_deadline(wish, entry) if accepted else 0.0,
+                deadline=_deadline(wish, entry) if accepted else 0.0, tried_at=0.0 if accepted else time.time(),
             )
         )  # fmt: skip
 

@@ -7,6 +7,7 @@ import socket
 import struct
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -49,9 +50,16 @@ class Proxy:
     come. What is random comes of the seed.
     """
 
-    def __init__(self, upstream: int, seed: int = 0) -> None:
+    def __init__(self, upstream: int, seed: int = 0, *more: int) -> None:
+        self.ports = dict.fromkeys((upstream, *more), 0)
+        """Ours before each port: there may be `more` than one, and what befalls one befalls all."""
         self.upstream = upstream
-        self.port = 0
+        self.names: dict[bytes, bytes] = {}
+        """What is called otherwise in replies, at the same length: how a server is called that is behind a proxy."""
+        self.lost = 0
+        """Replies lost so far."""
+        self.resets = 0
+        """Connections reset so far."""
         self.delay_s = 0.0
         """Each chunk waits so long, in both directions."""
         self.cut = Cut.NOT
@@ -61,7 +69,7 @@ class Proxy:
         self.cuts = 0
         """Packets cut so far."""
         self._silent = False
-        self._listener: asyncio.Server | None = None
+        self._listeners: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._up, self._down = asyncio.Event(), asyncio.Event()
         """Set while bytes pass: towards the server, and back."""
@@ -79,6 +87,11 @@ class Proxy:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def port(self) -> int:
+        """Ours before the first, or only, port."""
+        return self.ports[self.upstream]
 
     # -- commands
 
@@ -126,20 +139,24 @@ class Proxy:
     # -- inside
 
     async def _listen(self) -> None:
-        if self._listener is None:
-            self._listener = await asyncio.start_server(self._serve, "127.0.0.1", self.port, reuse_address=True)
-            self.port = self._listener.sockets[0].getsockname()[1]
+        if self._listeners:
+            return
+        for upstream, port in self.ports.items():
+            serve = partial(self._serve, upstream)
+            listener = await asyncio.start_server(serve, "127.0.0.1", port, reuse_address=True)
+            self.ports[upstream] = listener.sockets[0].getsockname()[1]
+            self._listeners.append(listener)
 
     def _close(self) -> None:
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, upstream: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        link = _Link(self, reader, writer)
+        link = _Link(self, upstream, reader, writer)
         self.links.add(link)
         try:
             await link.run(silent=self._silent)
@@ -180,8 +197,16 @@ class Proxy:
         for loss in self.losses:
             if not loss.is_over and loss.pattern in tail[-len(loss.pattern) + 1 :] + data:
                 loss.lost += 1
+                self.lost += 1
                 return loss
         return None
+
+    def translated(self, reply: bytes) -> bytes:
+        """A reply with the names by which this side knows things."""
+        for name, other in self.names.items():
+            assert len(name) == len(other)
+            reply = reply.replace(name, other)
+        return reply
 
     @property
     def gates(self) -> tuple[asyncio.Event, asyncio.Event]:
@@ -192,8 +217,9 @@ class Proxy:
 class _Link:
     """One client's connection and the one behind it."""
 
-    def __init__(self, proxy: Proxy, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, proxy: Proxy, upstream: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._proxy = proxy
+        self._upstream = upstream
         self._client = (reader, writer)
         self._server: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self._condemned = False
@@ -206,7 +232,7 @@ class _Link:
             while await self._client[0].read(CHUNK_BYTES):
                 pass
             return
-        self._server = await asyncio.open_connection("127.0.0.1", self._proxy.upstream)
+        self._server = await asyncio.open_connection("127.0.0.1", self._upstream)
         up, down = self._proxy.gates
         ways = [asyncio.create_task(self._requests(up)), asyncio.create_task(self._replies(down))]
         try:
@@ -235,11 +261,12 @@ class _Link:
             if self._condemned:
                 self.reset()
                 return
-            await self._proxy.pass_on(data, self._client[1], gate)
+            await self._proxy.pass_on(self._proxy.translated(data), self._client[1], gate)
         await gate.wait()
 
     def reset(self) -> None:
         """End both halves at once, and not in order."""
+        self._proxy.resets += 1
         for writer in self._writers():
             sock: Any = writer.get_extra_info("socket")
             if sock is not None and sock.fileno() >= 0:

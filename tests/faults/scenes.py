@@ -1,22 +1,36 @@
 """Short rounds, each with one thing that goes wrong at one place: what a broken worker does wrong shows at once, and
 the sound one passes. Every wait is for what is seen, on Redis or at Asterisk."""
 
+import itertools
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from broker.codec import FINAL_STATES
 from broker.keys import ACTIONS, GROUP
 from tests.faults.history import CLOCKS_S, LOOK_TO_WRITE_S, History
+from tests.faults.host import PAGE_BYTES
 from tests.faults.nursery import Life
 from tests.faults.producer import PRODUCERS, REPLY, Wish
+from tests.faults.redis_side import ALONE, REPLICATED
 from tests.faults.world import LEASE_S, Round, World, wait_for
 
 Course = Callable[[Round], Awaitable[None]]
 
 HURRY_S: Final = 3.0
 """In a scene everything is settled within that time, or never."""
+
+
+HOUR_S: Final = 3600.0
+
+LONG: Final = "-of-a-name-that-is-as-long-as-an-ActionID-may-be"
+"""It soon fills what is left of a page of the journal."""
+
+NOTE_BYTES: Final = 100
+"""No note of such an action is shorter."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +45,10 @@ class Scene:
     is_orderly: bool = False
     """All must be known in the end."""
     hurry_s: float = HURRY_S
+    layout: str = ALONE
+    """Of Redis."""
+    needs: str = ""
+    """What not every machine allows: `disk-full`, `clock-step`."""
 
     @property
     def name(self) -> str:
@@ -209,13 +227,75 @@ async def woken_among_events(running: Round) -> None:
 
 async def flushed_and_asked_again(running: Round) -> None:
     """Redis loses its memory, and the producer asks again for what was done."""
-    running.was_emptied = True
     await put(running, setvar("once"))
     await recorded(running, "once", "state", "done")
-    await running.command("FLUSHALL")
+    await running.flush()
     await running.serving()
     await put(running, setvar("once"))
     await wait_for("it is answered again", lambda: running.observer.redis.xlen(running.world.keys.results))
+
+
+async def failed_over_to_another_host(running: Round) -> None:
+    """What was done since its replica lagged Redis has forgotten, and another host's worker takes over."""
+    redis = running.world.redis
+    await stands_by(running)
+    await hold(running, "first", LEASE_S)
+    await put(running, setvar("first"), setvar("second"))
+    await written(running, "first")
+    await redis.begin_to_forget()
+    await recorded(running, "second", "state", "done")
+    await stop(running)
+    running.losses.append(await redis.forget())
+    await running.serving()
+    await put(running, setvar("third"))
+    await settled(running, "third")
+
+
+async def power_failed_amid_two_lives(running: Round) -> None:
+    """Redis forgets that there was a second worker, and a third one comes."""
+    redis = running.world.redis
+    await put(running, setvar("first"))
+    await recorded(running, "first", "state", "done")
+    await redis.begin_to_forget()
+    running.kill_next(running.world.orders())
+    await running.serving()
+    await put(running, setvar("second"))
+    await recorded(running, "second", "state", "done")
+    running.kill_next(running.world.orders())
+    running.losses.append(await redis.forget())
+    await running.serving()
+    await put(running, setvar("second"), setvar("third"))
+    await settled(running, "third")
+
+
+async def disk_was_full(running: Round) -> None:
+    """More is queued than the journal has room for, and then there is room again."""
+    host, count = running.server.host, PAGE_BYTES // NOTE_BYTES + 5
+    host.fill()
+    await put(running, *[setvar(f"change-{number}{LONG}") for number in range(count)])
+
+    async def is_told() -> bool:
+        state = await running.observer.redis.hget(running.world.keys.worker, "state")
+        return state == b"paused" or not await running.observer.backlog()
+
+    await wait_for("the worker is paused", is_told)
+    host.make_room()
+
+
+async def clock_was_stepped(running: Round) -> None:
+    """The worker's host believes that it is an hour earlier."""
+    life = running.server.present
+    running.server.host.step(-HOUR_S)
+    numbers = itertools.count()
+
+    async def has_seen_it() -> bool:
+        """Its log tells; what it refuses is a line of that."""
+        await put(running, Wish(f"refused-{next(numbers)}", "", (), ACTIONS, "", "changes"))
+        last = list(life.lines())[-1]
+        return datetime.fromisoformat(last["timestamp"]).timestamp() < time.time() - HOUR_S / 2
+
+    await wait_for("the worker sees it", has_seen_it)
+    await put(running, setvar("first", deadline="+60"), setvar("second"))
 
 
 async def asked_twice(running: Round) -> None:
@@ -343,12 +423,16 @@ SETTLE_REPLY_LOST: Final = Scene(settle_reply_lost, is_orderly=True)
 EVENT_REPLY_LOST: Final = Scene(event_reply_lost)
 EVENTS_WHILE_FULL: Final = Scene(events_while_redis_is_full)
 ENDED: Final = Scene(ended_amid_an_answer, workers=2, hosts=2, is_orderly=True)
+FAILED_OVER: Final = Scene(failed_over_to_another_host, workers=2, hosts=2, layout=REPLICATED, hurry_s=10.0)
+POWER_FAILED: Final = Scene(power_failed_amid_two_lives, hurry_s=10.0)
+DISK_FULL: Final = Scene(disk_was_full, is_orderly=True, needs="disk-full")
+CLOCK_STEPPED: Final = Scene(clock_was_stepped, is_orderly=True, needs="clock-step")
 CHANGING_HAND: Final = Scene(leg_of_a_changing_hand, is_orderly=True)
 
 SCENES: Final = (
     GOOD_DAY, KILLED, STOPPED_ELSEWHERE, BEFORE_THE_LOOKS, BEFORE_THE_LOOKS_ELSEWHERE, BEHIND_THE_LOOKS, AMONG_EVENTS,
     FLUSHED, ASKED_TWICE, PAST_ITS_DEADLINE, GROUP_DESTROYED, READ_REPLY_LOST, SETTLE_REPLY_LOST, EVENT_REPLY_LOST,
-    EVENTS_WHILE_FULL, ENDED, CHANGING_HAND,
+    EVENTS_WHILE_FULL, ENDED, CHANGING_HAND, FAILED_OVER, POWER_FAILED, DISK_FULL, CLOCK_STEPPED,
 )  # fmt: skip
 
 CAUGHT: Final[dict[str, tuple[Scene, str]]] = {
@@ -382,6 +466,10 @@ CAUGHT: Final[dict[str, tuple[Scene, str]]] = {
     "events-twice": (EVENT_REPLY_LOST, "events"),
     "events-lost": (EVENTS_WHILE_FULL, "events"),
     "gap-not-told": (KILLED, "events"),
+    "redis-taken-for-the-same": (FAILED_OVER, "written twice"),
+    "epoch-not-overtaken": (POWER_FAILED, "epochs"),
+    "full-disk-ignored": (DISK_FULL, "not noted"),
+    "hosts-clock-believed": (CLOCK_STEPPED, "wrong time"),
 }
 """Which scene finds each variant out, and by which rule."""
 

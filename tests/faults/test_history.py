@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from broker.codec import Result, State
-from tests.faults.history import REUSED, Entry, History, Line, Seen, Write, check
+from broker.codec import State
+from tests.faults.history import REUSED, Entry, History, Line, Loss, Said, Seen, Write, check
 
 
-def result(action_id: str, entry: str, state: State, code: str | None = None, *, revised: bool = False) -> Result:
-    return Result("pbx1", action_id, entry, "Hangup", state, error_code=code, revised=revised)
+def result(action_id: str, entry: str, state: State, code: str | None = None, *, revised: bool = False) -> Said:
+    return Said(action_id, entry, state, code, revised)
 
 
 def record(entry: str, state: str, code: str = "") -> dict[str, str]:
@@ -80,7 +80,10 @@ def test_messages_may_be_missing_only_where_the_subscription_broke() -> None:
     history = good()
     del history.messages[3]
     assert rules(history) == {"not said"}
-    history.is_deaf = True
+    history.lines[3] = replace(history.lines[3], told_at=100.0)
+    history.deaf = [(90.0, 99.0)]
+    assert rules(history) == {"not said"}
+    history.deaf = [(90.0, 101.0)]
     assert check(history) == []
 
 
@@ -161,13 +164,176 @@ def test_an_entry_of_the_other_lane_may_have_the_same_id() -> None:
     assert check(history) == []
 
 
-def test_after_a_flush_only_a_second_write_is_a_violation() -> None:
+# -- Redis goes back in time
+
+
+def gone_back(since: float = 0.5, until: float = 1.1) -> History:
+    """A good run, all of whose entries (of the first second) Redis may have forgotten."""
     history = good()
-    history.records.clear()
-    history.was_emptied = True
+    history.losses.append(Loss(since, until))
+    return history
+
+
+def forget(history: History, action_id: str) -> None:
+    """Redis knows nothing of it any more."""
+    del history.records[action_id]
+    history.lines = [line for line in history.lines if line.action_id != action_id]
+    history.messages = [
+        replace(each, settled_at=1.0, heard_at=1.0) if each.action_id == action_id else each
+        for each in history.messages
+    ]
+
+
+def test_what_redis_may_have_forgotten_need_not_be_known() -> None:
+    history = gone_back()
+    forget(history, "b")
     assert check(history) == []
-    history.writes.append(Write("a", "Hangup", 2.0))
+    assert (history.allowed["entries forgotten"], history.allowed["results forgotten"]) == (1, 1)
+
+
+def test_what_it_was_told_before_or_after_must_be_known() -> None:
+    history = gone_back(since=1.01, until=1.02)
+    forget(history, "b")
+    history.messages[1] = replace(history.messages[1], heard_at=9.0)
+    assert {"lost", "disagreement"} <= rules(history)
+    history = gone_back()
+    forget(history, "b")
+    history.entries.append(Entry("b", "2900-0", "Hangup", producer="p", cost="changes"))
+    assert rules(history) == {"lost"}
+
+
+def test_of_what_it_still_knows_all_else_must_hold() -> None:
+    history = gone_back()
+    history.records["c"]["state"] = "sending"
+    assert "not settled" in rules(history)
+    history = gone_back()
+    history.writes.append(Write("c", "Hangup", 1.05))
     assert rules(history) == {"written twice"}
+
+
+def test_a_result_that_was_forgotten_may_be_another_one_later() -> None:
+    history = gone_back()
+    history.lines[2] = replace(history.lines[2], at=2.9)
+    history.messages[2] = replace(history.messages[2], settled_at=2.9, heard_at=2.9)
+    early = replace(history.messages[2], state="done", error_code=None, settled_at=1.0, heard_at=1.0)
+    history.messages.append(early)
+    assert check(history) == []
+    history.messages.append(replace(early, heard_at=2.5))
+    assert "disagreement" in rules(history)
+
+
+def test_events_may_be_forgotten_but_not_doubled() -> None:
+    history = gone_back()
+    history.events = [replace(event, at=0.4 * number) for number, event in enumerate(history.events)]
+    del history.events[1]
+    assert check(history) == []
+    assert history.allowed["events forgotten"] == 1
+    history.events.append(Seen(2, 2, "Hangup", 1.0))
+    assert rules(history) == {"events"}
+    history = gone_back(since=10.0, until=20.0)
+    history.events = [replace(event, at=0.4 * number) for number, event in enumerate(history.events)]
+    del history.events[1]
+    assert rules(history) == {"events"}
+
+
+def by_two_hosts() -> History:
+    """Redis forgot an entry that one host wrote; its producer added it again, and another host wrote that."""
+    history = gone_back()
+    history.writes = [replace(write, host="near") for write in history.writes]
+    history.entries.append(Entry("c", "2900-0", "Hangup", producer="p", cost="changes"))
+    history.writes.append(Write("c", "Hangup", 2.95, host="far"))
+    return history
+
+
+def test_the_one_hole_is_let_pass_and_counted() -> None:
+    history = by_two_hosts()
+    assert check(history) == []
+    assert history.allowed["written twice by two hosts: the one hole"] == 1
+
+
+def on_one_host(history: History) -> None:
+    history.writes[-1] = replace(history.writes[-1], host="near")
+
+
+def without_a_second_entry(history: History) -> None:
+    del history.entries[-1]
+
+
+def without_a_loss(history: History) -> None:
+    history.losses.clear()
+
+
+def with_a_loss_of_another_time(history: History) -> None:
+    history.losses[:] = [Loss(1.5, 1.6)]
+
+
+def written_first_when_it_was_over(history: History) -> None:
+    history.losses[:] = [Loss(0.5, 1.1)]
+    history.writes = [replace(write, at=write.at + 1.5) for write in history.writes]
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        on_one_host,
+        without_a_second_entry,
+        without_a_loss,
+        with_a_loss_of_another_time,
+        written_first_when_it_was_over,
+    ],
+    ids=lambda harm: harm.__name__,
+)
+def test_nothing_else_is_that_hole(harm: Callable[[History], None]) -> None:
+    history = by_two_hosts()
+    harm(history)
+    assert "written twice" in rules(history)
+
+
+def test_a_fate_of_a_forgotten_entry_may_stand_beside_the_records() -> None:
+    history = good()
+    history.entries.append(Entry("a", "2900-0", "Hangup", producer="p", cost="changes"))
+    history.records["a"] = record("2900-0", "unknown", "record-lost")
+    history.lines.append(Line("a", "2900-0", "unknown", "record-lost", "why"))
+    history.messages.append(result("a", "2900-0", State.UNKNOWN, "record-lost"))
+    assert "two fates" in rules(history)
+    history.losses.append(Loss(0.5, 1.1))
+    assert check(history) == []
+    assert history.allowed["fates of forgotten entries"] == 1
+
+
+def test_a_read_that_was_forgotten_may_expire_and_a_change_may_not() -> None:
+    for action_id, allowed in (("r", True), ("a", False)):
+        history = gone_back()
+        history.lines = [line for line in history.lines if line.action_id != action_id]
+        entry = next(each.entry for each in history.entries if each.action_id == action_id)
+        history.lines.append(Line(action_id, entry, "expired", "expired", "why", at=3.0))
+        history.records[action_id] = record(entry, "expired", "expired")
+        history.messages = [message for message in history.messages if message.action_id != action_id]
+        history.messages.append(
+            replace(result(action_id, entry, State.EXPIRED, "expired"), settled_at=3.0, heard_at=3.0)
+        )
+        assert ("written all the same" in rules(history)) is not allowed
+        history.losses = [Loss(8.0, 9.0)]
+        assert "written all the same" in rules(history)
+
+
+def test_a_write_that_the_journal_of_its_host_does_not_have_is_found() -> None:
+    history = good()
+    history.writes = [replace(write, host="near") for write in history.writes]
+    history.noted = {"near": {"a", "b", "c"}, "far": set()}  # what only reads is not noted
+    assert check(history) == []
+    history.noted = {"near": {"a", "b"}, "far": {"c"}}
+    assert rules(history) == {"not noted"}
+
+
+def test_a_time_that_is_not_redis_is_found() -> None:
+    history = good()
+    history.lines[0] = replace(history.lines[0], at=5000.0, told_at=5000.4)
+    assert check(history) == []
+    history.lines[0] = replace(history.lines[0], at=5000.0 + 3600)
+    assert rules(history) == {"wrong time"}
+    history.lines[0] = replace(history.lines[0], at=5000.0 - 3600)
+    assert "wrong time" in rules(history)
 
 
 def twice(history: History) -> None:

@@ -1,8 +1,10 @@
 """Deliberately broken workers: the checker must find each of them out. Each lacks one thing that a promise rests on, or
 several where the one alone is not missed: what guards twice is told in the variant's words."""
 
+import contextlib
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,15 +13,18 @@ from unittest.mock import AsyncMock
 import workers.event_pump
 import workers.job
 import workers.reader
+import workers.service
 from broker.entry import Request
 from tests.faults.breaking import exchange, exchange_everywhere, rewrite, rewrite_script
 from workers.action_worker import ActionWorker
 from workers.batch import tolerated
 from workers.calls import Calls
+from workers.clock import ServerClock
 from workers.diary import Diary
 from workers.intake import Intake
 from workers.job import Job
-from workers.journal_file import JournalFile
+from workers.journal import Journal
+from workers.journal_file import JournalFile, JournalFull
 from workers.journal_lock import JournalLock
 from workers.lease import Lease
 from workers.reader import Reader
@@ -104,6 +109,18 @@ def no_journal_note() -> None:
         return
 
     exchange(Diary, note=note, begin_write=lambda _self, _job: True)
+
+
+def full_disk_ignored() -> None:
+    """Writes what the journal has no room for."""
+    note = Journal.note
+
+    def try_to_note(self: Journal, items: Sequence[tuple[str, str, str]], epoch: int) -> None:
+        with contextlib.suppress(JournalFull):
+            note(self, items, epoch)
+
+    exchange(Journal, note=try_to_note)
+    rewrite(Diary, "begin_write", ("return False", "return noted is None"))
 
 
 def journal_proves_all() -> None:
@@ -222,6 +239,25 @@ def epoch_not_counted() -> None:
     rewrite_script("acquire", ("math.max(count, floor) + 1", "math.max(count, floor, 1)"))
 
 
+def epoch_not_overtaken() -> None:
+    """Does not ask the journal which epoch was the last."""
+    rewrite(workers.service, "_open_journal", ("if journal.last_epoch >= lease.epoch:", "if False:"))
+
+
+def redis_taken_for_the_same() -> None:
+    """Does not ask whether this is the Redis of before, nor what it has forgotten."""
+
+    async def never(_lease: Lease, _journal: Journal, _now: float) -> float:
+        return 0.0
+
+    exchange(workers.service, _doubtful_before=never)
+
+
+def hosts_clock_believed() -> None:
+    """Takes its host's clock for Redis'."""
+    exchange(ServerClock, now=lambda _self: time.time())
+
+
 def release_lease_early() -> None:
     """Gives the lease back before what it has begun is over, and does not renew it any more."""
     shut_down = Tenure._shut_down
@@ -281,6 +317,7 @@ VARIANTS: dict[str, Callable[[], None]] = {
         no_journal_note, journal_proves_all, no_dedupe, ignore_deadline, forget_pending, never_missed, group_at_dollar,
         last_in_first_out, settle_without_ack, settle_again, result_not_published, reply_not_published,
         record_not_written, line_not_written, unknown_without_reason, message_of_another_state, epoch_not_counted,
+        full_disk_ignored, epoch_not_overtaken, redis_taken_for_the_same, hosts_clock_believed,
         release_lease_early, originate_without_channel_id, legs_by_linkedid, events_twice, events_lost, gap_not_told,
     )
 }  # fmt: skip

@@ -10,18 +10,22 @@ import contextlib
 import gc
 import json
 import os
+import select
 import selectors
 import signal
 import sys
+import time
 from typing import Any, Final
 
 import uvloop
 
 import workers.service
+from tests.faults.breaking import exchange
 from tests.faults.kill_points import Orders, Points
 from tests.faults.variants import VARIANTS
 from workers.cli.worker import run_worker
 from workers.config import Settings, load_settings
+from workers.lease import Lease
 
 BYTES: Final = 65_536
 
@@ -98,6 +102,10 @@ def _live(command: dict[str, Any]) -> int:
         points = Points(orders)
         points.wrap_functions()
         _watch(points)
+        if orders.leases:
+            _note_leases(orders.leases)
+        if "LD_PRELOAD" in os.environ:  # libfaketime: up to 0.9.10 it makes an error of the system call behind this
+            time.sleep = lambda seconds: select.select([], [], [], float(seconds)) and None
         run_worker(load_settings())
     except BaseException as error:
         print(json.dumps({"event": "ended by an error", "error": repr(error)}), file=sys.stderr, flush=True)
@@ -113,6 +121,25 @@ def _watch(points: Points) -> None:
         await asyncio.create_task(serve(settings, **more), name="serve")
 
     workers.service.serve = watched  # type: ignore[assignment]
+
+
+def _note_leases(path: str) -> None:
+    """Note each lease that is taken, and which was found to be one of the past. All workers note in one file."""
+    notes = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    acquire, overtake = Lease.acquire, Lease.overtake
+
+    def note(what: str, epoch: int) -> None:
+        os.write(notes, f"{what} {epoch} {os.getpid()}\n".encode())
+
+    async def noted_acquire(self: Lease, *arguments: Any) -> None:
+        await acquire(self, *arguments)
+        note("taken", self.epoch)
+
+    async def noted_overtake(self: Lease, epoch: int) -> None:
+        note("overtaken", self.epoch)
+        await overtake(self, epoch)
+
+    exchange(Lease, acquire=noted_acquire, overtake=noted_overtake)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One world: a Redis or Valkey, a simulated Asterisk, workers on one host or two, all behind proxies."""
+"""One world: a Redis or Valkey, a simulated Asterisk, workers on one host or two, behind proxies."""
 
 import asyncio
 import contextlib
@@ -8,7 +8,7 @@ import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,12 +20,14 @@ from redis.exceptions import RedisError
 
 from broker.keys import Keys
 from tests.bench.side import Side
-from tests.faults.history import History, Write
+from tests.faults.history import History, Loss, Write
+from tests.faults.host import HOSTS, Host
 from tests.faults.kill_points import Orders
-from tests.faults.nursery import Life, Nursery
+from tests.faults.nursery import Life
 from tests.faults.observer import Observer, connect
 from tests.faults.producer import Producer, Wishes
 from tests.faults.proxy import Proxy
+from tests.faults.redis_side import ALONE, make_redis_side
 from tests.servers import RedisServer
 from tests.workers.worker_process import EVENTS_SECRET, SECRET, SERVER
 
@@ -33,6 +35,17 @@ LEASE_S: Final = 1.0
 POLL_S: Final = 0.01
 SETTLE_DEADLINE_S: Final = 25.0
 """Within that time after the last cure all that was queued must have its fate."""
+
+UNUSABLE: Final = 78
+"""How a worker ends that only an operator can help."""
+
+JOURNAL_HELD: Final = "the journal was held by another process: it was killed"
+
+NUDGE_S: Final = 1.0
+"""So often Asterisk says something while the last calls are waited for: a real one is never silent."""
+
+RESTART_S: Final = 0.2
+"""A service manager waits before it starts such a one again."""
 
 _FREE = (
     "local lease = redis.call('GET', KEYS[1]) "
@@ -73,7 +86,7 @@ class AsteriskSide(Side):
 class Slot:
     """A place for one worker after the other: same host directory, a new life whenever the last has ended."""
 
-    def __init__(self, world: "World", number: int, host: Path) -> None:
+    def __init__(self, world: "World", number: int, host: Host) -> None:
         self.name = f"w{number}"
         self.host = host
         self.orders = Orders()
@@ -113,14 +126,17 @@ class Slot:
         return self.life is not None and not self.life.is_over and not self.life.is_stopped
 
     async def _live(self) -> None:
-        orders, self.orders = self.orders, Orders(variant=self.orders.variant, notes=self.orders.notes)
-        self.life = await self._world.nursery.start(self.name, self._world.environment(self.host), orders)
+        orders, self.orders = self.orders, replace(self.orders, point="", visit=1, how="kill", loop="uvloop")
+        self.life = await self.host.start(self.name, self._world.environment(self.host), orders)
         self.lives += 1
 
     async def _keep(self) -> None:
         while True:
             life = self.present
-            self._judge(life, await asyncio.shield(life.ended))
+            code = await asyncio.shield(life.ended)
+            self._judge(life, code)
+            if code == UNUSABLE:
+                await asyncio.sleep(RESTART_S)
             if self.is_quick:
                 await self._world.free_lease(life.pid)
             async with self._birth:
@@ -128,10 +144,14 @@ class Slot:
 
     def _judge(self, life: Life, code: int) -> None:
         self.kills += code == -signal.SIGKILL
+        if code == -signal.SIGKILL and not life.is_condemned:
+            self._world.killed.append(life)
+            return  # by whom, `unasked` tells in the end
         if code == -signal.SIGTERM:
             return  # so early that it had not begun to listen to signals
-        was_meant = life.is_condemned or (life.orders.point and life.orders.how == "kill")
-        if code != 0 and not (code == -signal.SIGKILL and was_meant):
+        if code == UNUSABLE and self.host.was_full and any("is full" in line["event"] for line in life.lines()):
+            return  # there was no room for the journal, and it said so
+        if code != 0 and code != -signal.SIGKILL:
             last = list(life.lines())[-3:]
             self._world.crashes.append(f"{life.name} (pid {life.pid}) ended with {code}: {last}")
 
@@ -139,14 +159,24 @@ class Slot:
 class World:
     """Use it as `async with`; nothing of it is left afterwards, unless `keep` is set: then its directory is."""
 
-    def __init__(self, kind: str, seed: int, *, variant: str = "") -> None:
+    def __init__(
+        self, kind: str, seed: int, *, variant: str = "", layout: str = ALONE, small_disks: bool = False,
+        clocks: bool = False,
+    ) -> None:  # fmt: skip
         self.kind = kind
+        self.layout = layout
+        """Of Redis: see `redis_side`."""
         self.seed = seed
         self.variant = variant
         self.keys = Keys(SERVER)
         self.keep = False
         self.settle_deadline_s = SETTLE_DEADLINE_S
         self.crashes: list[str] = []
+        self.killed: list[Life] = []
+        """Lives that ended by a SIGKILL which did not come from the test."""
+        self.befell: Counter[str] = Counter()
+        """What was done to it, counted by its effect, as far as no proxy counts it."""
+        self._hosts_as = {"is_small": small_disks, "is_stepped": clocks}
         self.slots: list[Slot] = []
         self._stack = AsyncExitStack()
         self.since = 0
@@ -159,14 +189,14 @@ class World:
             self.directory = Path(tempfile.mkdtemp(prefix=f"amibus-faults-{self.kind}-"))
             stack.callback(self._remove)
             self.notes = self.directory / "points"
-            self.server = RedisServer(self.kind, "--appendfsync", "always")
-            stack.callback(self.server.stop)
-            await asyncio.to_thread(self.server.start)
+            self.leases = self.directory / "leases"
+            self.redis = await stack.enter_async_context(make_redis_side(self.layout, self.kind, self.seed))
             self.asterisk = await stack.enter_async_context(AsteriskSide(self.directory / "writes", self.seed))
-            self.redis_proxy = await stack.enter_async_context(Proxy(self.server.port, self.seed))
-            self.producer_proxy = await stack.enter_async_context(Proxy(self.server.port, self.seed + 1))
             self.ami_proxy = await stack.enter_async_context(Proxy(self.asterisk.port, self.seed + 2))
-            self.nursery = await stack.enter_async_context(Nursery(self.directory))
+            self.hosts = [Host(self.directory, number, **self._hosts_as) for number in range(HOSTS)]
+            for host in self.hosts:
+                await host.begin()
+                stack.push_async_callback(self._end_host, host)
             self._stack = stack.pop_all()
         return self
 
@@ -177,25 +207,42 @@ class World:
             await client.aclose()
         await self._stack.aclose()
 
+    async def _end_host(self, host: Host) -> None:
+        await host.end(keep=self.keep)
+
+    @property
+    def server(self) -> RedisServer:
+        """The Redis that takes writes."""
+        return self.redis.server
+
+    @property
+    def redis_proxy(self) -> Proxy:
+        """The worker's way to Redis."""
+        return self.redis.redis_proxy
+
+    @property
+    def producer_proxy(self) -> Proxy:
+        """The producer's."""
+        return self.redis.producer_proxy
+
     @asynccontextmanager
     async def round(
         self, seed: int, workers: int = 1, hosts: int = 1, first: Orders | None = None
     ) -> AsyncIterator["Round"]:
         """An empty Redis, fresh host directories, and workers; they are ended with it. `first`: orders of the first."""
         self._rounds += 1
-        self.crashes = []
+        self.crashes, self.killed = [], []
         for log in self.directory.glob("w*.log"):
             log.unlink()
         with self.server.client() as client:
             client.flushall()
             client.script_flush()
         _, self.since = self.asterisk.written(self.since)
-        self.slots = []
-        for number in range(workers):
-            host = self.directory / f"round-{self._rounds}" / f"host-{number % hosts}"
-            host.mkdir(parents=True, exist_ok=True)
-            self.slots.append(Slot(self, number, host))
-        async with Observer(self.server.port, self.keys) as observer:
+        self.leases.write_text("")
+        for host in self.hosts:
+            host.renew(self._rounds)
+        self.slots = [Slot(self, number, self.hosts[number % hosts]) for number in range(workers)]
+        async with Observer(self.redis.url, self.keys) as observer:
             running = Round(self, seed, observer)
             try:
                 for slot in self.slots:
@@ -218,7 +265,16 @@ class World:
 
     def orders(self, **changes: Any) -> Orders:
         """Orders for a life in this world."""
-        return replace(Orders(variant=self.variant, notes=str(self.notes)), **changes)
+        return replace(Orders(variant=self.variant, notes=str(self.notes), leases=str(self.leases)), **changes)
+
+    def unasked(self) -> Iterator[str]:
+        """Ends by SIGKILL, in words, that nobody had ordered: not the test, no kill point, and no worker that has taken
+        over on the same host and found the journal held by it."""
+        lines = [line for slot in self.slots for line in slot.present.lines() if line["event"] == JOURNAL_HELD]
+        for life in self.killed:
+            at_its_point = life.orders.point and life.orders.how == "kill"
+            if not at_its_point and all(line["pid"] != life.pid for line in lines):
+                yield f"{life.name} (pid {life.pid}) was killed, and nobody says why"
 
     def points(self) -> list[str]:
         """The kill points seen so far."""
@@ -232,21 +288,32 @@ class World:
         lines = self.notes.read_text().splitlines() if self.notes.exists() else []
         return Counter(line.partition(" ")[2] for line in lines if line.startswith(f"{what} "))
 
-    def environment(self, host: Path) -> dict[str, str]:
+    def epochs(self) -> list[int]:
+        """As they were handed out in this round, without those that the worker itself found to be of the past."""
+        epochs: list[tuple[int, str]] = []
+        for line in self.leases.read_text().splitlines():
+            what, epoch, pid = line.split()
+            if what == "overtaken":
+                del epochs[max(number for number, (_, each) in enumerate(epochs) if each == pid)]
+            else:
+                epochs.append((int(epoch), pid))
+        return [epoch for epoch, _ in epochs]
+
+    def environment(self, host: Host) -> dict[str, str]:
         """The settings of a worker on that host."""
         settings = {
-            "redis": f"redis://127.0.0.1:{self.redis_proxy.port}/0", "server": SERVER,
-            "ami": f"127.0.0.1:{self.ami_proxy.port}", "ami_username": "amibus", "ami_secret": SECRET,
+            "redis": self.redis.worker_url, "server": SERVER,
+            "ami": f"127.0.0.1:{self.ami_proxy.port}", "ami_username": host.user, "ami_secret": SECRET,
             "ami_events_username": "amibus-events", "ami_events_secret": EVENTS_SECRET, "lease_s": f"{LEASE_S:g}",
             "drain_s": "5", "rate_calls": "0", "record_read_s": "3600", "results_length": "1000000",
-            "events_length": "1000000", "journal_dir": str(host), "allow": "function:DB",
+            "events_length": "1000000", "journal_dir": str(host.journal_directory), "allow": "function:DB",
             "log_format": "json", "log_level": "info",
         }  # fmt: skip
         return {f"AMIBUS_{name.upper()}": value for name, value in settings.items()}
 
-    def client(self, port: int) -> "aredis.Redis":
+    def client(self, url: str) -> "aredis.Redis":
         """A client, closed with the world."""
-        client = connect(port)
+        client = connect(url)
         self._clients.append(client)
         return client
 
@@ -255,6 +322,8 @@ class World:
         for proxy in (self.redis_proxy, self.producer_proxy, self.ami_proxy):
             await proxy.heal()
         await self.asterisk.ask("fault", name="clear")
+        for host in self.hosts:
+            host.make_room()
         for slot in self.slots:
             if slot.life is not None:
                 slot.life.send(signal.SIGCONT)
@@ -262,7 +331,7 @@ class World:
     async def free_lease(self, pid: int) -> None:
         """End the lease of a dead process, if it has one."""
         with contextlib.suppress(RedisError, OSError, RuntimeError):
-            client: Any = connect(self.server.port)
+            client: Any = connect(self.redis.url)
             async with client:
                 await client.eval(_FREE, 1, self.keys.lease, pid)
 
@@ -277,9 +346,9 @@ class Round:
     def __init__(self, world: World, seed: int, observer: Observer) -> None:
         self.world = world
         self.observer = observer
-        through, direct = world.client(world.producer_proxy.port), world.client(world.server.port)
+        through, direct = world.client(world.redis.producer_url), world.client(world.redis.url)
         self.producer = Producer(world.keys, through, direct, Wishes(seed, f"t{seed:x}"))
-        self.was_emptied = False
+        self.losses: list[Loss] = []
         self.is_orderly = False
         """Nothing that is done to it may cost any knowledge."""
         self._served = ""
@@ -309,16 +378,36 @@ class Round:
     async def command(self, *words: str) -> None:
         """A command to Redis, as an operator would give it; whether it answers does not matter."""
         with contextlib.suppress(RedisError, OSError):
-            client: Any = connect(self.world.server.port)
+            client: Any = connect(self.world.redis.url)
             async with client:
                 await client.execute_command(*words)
+
+    async def flush(self) -> None:
+        """FLUSHALL, certainly."""
+
+        async def is_done() -> bool:
+            return bool(await self.observer.redis.flushall())
+
+        await wait_for("Redis is emptied", is_done)
+        self.losses.append(Loss(0.0, time.time(), "emptied"))
 
     async def settled(self) -> None:
         """Wait until the lanes are empty and the calls over. The checker has the word on what is not."""
 
+        nudged_at = time.monotonic()
+
         async def is_empty() -> bool:
+            nonlocal nudged_at
             observer, keys = self.observer, self.world.keys
-            return not await observer.backlog() and not await observer.redis.exists(keys.legs)
+            if await observer.backlog():
+                return False
+            if not await observer.redis.exists(keys.legs):
+                return True
+            if time.monotonic() - nudged_at > NUDGE_S:
+                # What no event has brought, a call that is known not to be alive, is written with the next event.
+                nudged_at = time.monotonic()
+                await self.world.asterisk.ask("tell", event="Reload", privilege="system", headers=[["Module", "x"]])
+            return False
 
         with contextlib.suppress(TimeoutError):
             await wait_for("all is settled", is_empty, self.world.settle_deadline_s)
@@ -335,20 +424,15 @@ class Round:
     async def _history(self) -> History:
         world = self.world
         history = History(
-            entries=self.producer.entries, was_emptied=self.was_emptied, is_orderly=self.is_orderly,
-            crashes=world.crashes,
+            entries=self.producer.entries, losses=self.losses, is_orderly=self.is_orderly,
+            crashes=[*world.crashes, *world.unasked()],
         )  # fmt: skip
         history.writes, _ = world.asterisk.written(world.since)
-        taken: list[tuple[str, int]] = []
-        for slot in world.slots:
-            taken += [(line["timestamp"], line["epoch"]) for line in slot.present.lines() if _is_lease(line)]
-        history.epochs = [epoch for _, epoch in sorted(taken)]
+        history.epochs = world.epochs()
+        owner = world.keys.root.rstrip(":")
+        history.noted = {host.user: set(host.written(owner)) for host in world.hosts}
         await self.observer.gather(history)
         return history
-
-
-def _is_lease(line: dict[str, Any]) -> bool:
-    return line["event"] == "lease taken" and "epoch" in line
 
 
 async def wait_for(what: str, condition: Callable[[], Awaitable[Any]], deadline_s: float = 15.0) -> Any:
