@@ -209,3 +209,20 @@ async def test_a_pattern_is_found_across_packets() -> None:
         with pytest.raises(ConnectionResetError):
             await reader.readexactly(1)
         assert there.heard == [b"hel", b"lo"]
+
+
+async def test_what_befalls_one_port_befalls_all_and_things_have_the_names_of_its_side() -> None:
+    async with echo() as (first, _), echo() as (second, _), Proxy(first.port, 0, second.port) as proxy:
+        proxy.names = {b"12345": b"54321"}
+        one = await asyncio.open_connection("127.0.0.1", proxy.port)
+        other = await asyncio.open_connection("127.0.0.1", proxy.ports[second.port])
+        for (reader, writer), there in ((one, first), (other, second)):
+            writer.write(b"it is 12345")
+            assert await reader.readexactly(11) == b"it is 54321"
+            assert there.heard == [b"it is 12345"]
+        assert proxy.reset_all() == 2
+        assert proxy.resets == 2
+        for reader, writer in (one, other):
+            with pytest.raises(ConnectionResetError):
+                await reader.readexactly(1)
+            writer.close()
