@@ -7,7 +7,7 @@ import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import structlog
 from redis.asyncio import Redis
@@ -26,6 +26,9 @@ STILL: Final = 1.5
 """Lives of the lease after which a heartbeat that stands still is that of a dead worker: a living one beats four times
 in a life."""
 
+DOUBTS: Final = 16
+"""So many are kept: of the two oldest of more than that one is made."""
+
 Holder = dict[str, str]
 """What the lease says of its holder: worker, host, pid, asterisk (address), entity, token."""
 
@@ -34,6 +37,15 @@ log = structlog.get_logger()
 
 class LeaseLost(Exception):
     """Another worker has taken over; nothing more may be sent in this epoch's name."""
+
+
+class Doubt(NamedTuple):
+    """Redis may have forgotten what the holders of these epochs did with entries that were added before this (unix
+    seconds by its clock). It lasts from holder to holder: only their journals dispel it."""
+
+    first: int
+    last: int
+    before: float
 
 
 class Lease:
@@ -61,6 +73,8 @@ class Lease:
         self.redis_before = ""
         """What its holder knew Redis by: see `identify_redis`."""
         self._identified = ("", 0)
+        self.doubts: list[Doubt] = []
+        """As later holders are to hear of them."""
         self.entity = ""
         """The entity id of the Asterisk that is served, once it is known; told to those who stand by."""
         self.started_at = 0.0
@@ -144,14 +158,31 @@ class Lease:
 
     async def identify_redis(self) -> str:
         """Say to later holders which Redis this is: its replication id, another one after a restart or a failover. By
-        that they learn whether it may have gone back in time since. Returns the id."""
-        info = await self._redis.info("replication")
-        known_by = str(info.get("master_replid", ""))
+        that they learn whether it may have gone back in time since. Where it has changed in our own time, they learn
+        that what we did before is in doubt. Returns the id."""
+        known_by = await self.ask_redis()
+        _, epoch = self._identified
         if (known_by, self.epoch) != self._identified:
-            mapping: dict[Any, Any] = {"epoch": self.epoch, "redis": known_by}
+            doubts = [*self.doubts]
+            if epoch == self.epoch:
+                doubts.append(Doubt(epoch, epoch, self._clock.now()))
+            if len(doubts) > DOUBTS:
+                older, newer, *others = doubts
+                doubts = [Doubt(min(older.first, newer.first), max(older.last, newer.last), newer.before), *others]
+            mapping: dict[Any, Any] = {"epoch": self.epoch, "redis": known_by, "doubts": json.dumps(doubts)}
             await self._redis.hset(self._settings.keys.holder, mapping=mapping)
-            self._identified = known_by, self.epoch
+            self._identified, self.doubts = (known_by, self.epoch), doubts
         return known_by
+
+    async def ask_redis(self) -> str:
+        """The replication id of this Redis."""
+        info = await self._redis.info("replication")
+        return str(info.get("master_replid", ""))
+
+    async def read_doubts(self) -> None:
+        """Hear what earlier holders left in doubt."""
+        found: Any = await self._redis.hmget(self._settings.keys.holder, ["doubts"])
+        self.doubts = _read_doubts(found[0])
 
     async def _try(self, dead_beat: bytes) -> list[Any]:
         life_ms = int(self._life_s * 1000)
@@ -169,6 +200,13 @@ class Lease:
             "token": self._token,
         }
         return json.dumps(holder)
+
+
+def _read_doubts(text: bytes | None) -> list[Doubt]:
+    try:
+        return [Doubt(int(first), int(last), float(before)) for first, last, before in json.loads(text or b"[]")]
+    except (ValueError, TypeError):
+        return []  # somebody else wrote it
 
 
 def _read_holder(text: bytes) -> Holder:

@@ -16,7 +16,7 @@ from workers.clock import ServerClock
 from workers.config import Settings
 from workers.diary import journal_directory
 from workers.journal import Journal, JournalBusy, JournalError, JournalFull
-from workers.lease import Lease, LeaseLost
+from workers.lease import Doubt, Lease, LeaseLost
 from workers.notify import notify
 from workers.outage import outage
 from workers.redis_check import check_redis, publish_command, server_name
@@ -115,21 +115,27 @@ async def _doubtful_before(lease: Lease, journal: Journal, now: float) -> float:
     """Entries that were added before this (unix seconds by Redis' clock) may have been sent although Redis does not say
     so; 0: none.
 
-    So it is where another host's worker served before, whose journal is not here, and Redis may have gone back in time
-    since: it forgot an epoch, or has restarted, or another server has taken its place.
+    So it is where another host's worker served, whose journal is not here, and Redis may have gone back in time: since
+    then (it forgot an epoch, or has restarted, or another server has taken its place), or already in that one's time.
     """
-    known_by = await until_done("what Redis is", lease.identify_redis)
-    # What Redis has forgotten, it may have forgotten of each epoch since the one that it remembers.
-    forgotten = range(lease.epoch_remembered or lease.epoch_before, lease.epoch_before + 1)
-    if not lease.epoch_before or all(journal.covers(epoch) for epoch in forgotten):
-        return 0.0
-    if lease.redis_before in ("", known_by) and not lease.has_gone_back:
+    known_by = await until_done("what Redis is", lease.ask_redis)
+    await until_done("what is in doubt", lease.read_doubts)
+    if lease.epoch_before and (lease.redis_before not in ("", known_by) or lease.has_gone_back):
+        # What Redis has forgotten, it may have forgotten of each epoch since the one that it remembers.
+        lease.doubts.append(Doubt(lease.epoch_remembered or lease.epoch_before, lease.epoch_before, now))
+    await until_done("what Redis is", lease.identify_redis)
+    doubts = [doubt for doubt in lease.doubts if not _is_dispelled(doubt, journal)]
+    if not doubts:
         return 0.0
     log.warning(
         "redis may have gone back in time while another host's worker served: what it had queued and changes something "
         "is settled as unknown", epoch_before=lease.epoch_before, before=lease.redis_before, now=known_by,
     )  # fmt: skip
-    return now
+    return max(doubt.before for doubt in doubts)
+
+
+def _is_dispelled(doubt: Doubt, journal: Journal) -> bool:
+    return all(journal.covers(epoch) for epoch in range(doubt.first, doubt.last + 1))
 
 
 def _leaf(error: BaseException) -> BaseException:

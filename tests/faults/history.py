@@ -431,6 +431,7 @@ def _settled_once(action_id: str, entry: str, lines: list[Line]) -> Iterator[Vio
 def _fate_and_writes(history: History) -> Iterator[Violation]:
     written = {write.action_id for write in history.writes}
     reads = {each.action_id for each in history.entries if each.reads_only}
+    forgotten = {each.action_id for each in history.entries if history.is_forgotten(each)}
     for action_id, record in history.records.items():
         state = record.get("state", "")
         if state in WERE_SENT and action_id not in written:
@@ -438,7 +439,11 @@ def _fate_and_writes(history: History) -> Iterator[Violation]:
         if state not in NEVER_SENT or action_id not in written:
             continue
         at = min(write.at for write in history.writes if write.action_id == action_id)
-        if action_id in reads and any(loss.has(at, LOOK_TO_WRITE_S) for loss in history.losses):
+        if record.get("error_code") == REUSED and action_id in forgotten:
+            history.allowed["fates of forgotten entries"] += (
+                1  # the write was another's, which asked for something else
+            )
+        elif action_id in reads and any(loss.has(at, LOOK_TO_WRITE_S) for loss in history.losses):
             # No journal knows of what only reads, and Redis has forgotten it.
             history.allowed["reads forgotten, and then not sent"] += 1
         else:
@@ -509,6 +514,7 @@ def _in_order(history: History) -> Iterator[Violation]:
     places = {(each.action_id, each.lane, each.entry): each for each in history.entries}
     latest: dict[tuple[str, str, str], Entry] = {}
     seen: set[str] = set()
+    repeats = Counter(each.action_id for each in history.entries)
     # Of these nobody knows for which of its entries it was written, nor in which order Redis had them.
     forgotten = {each.action_id for each in history.entries if history.is_forgotten(each)}
     for write in history.writes:
@@ -516,7 +522,9 @@ def _in_order(history: History) -> Iterator[Violation]:
         entry = places.get((write.action_id, record.get("lane", ACTIONS), record.get("entry", "")))
         if entry is None or write.action_id in seen or (entry.reads_only and was_taken_over):
             continue
-        if write.action_id in forgotten:
+        # Nor of those that were written in the time that Redis forgot, and queued again.
+        is_lost = repeats[write.action_id] > 1 and any(loss.has(write.at, LOOK_TO_WRITE_S) for loss in history.losses)
+        if write.action_id in forgotten or is_lost:
             history.allowed["order of forgotten entries"] += 1
             continue
         seen.add(write.action_id)

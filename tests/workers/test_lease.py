@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from structlog.testing import capture_logs
@@ -13,7 +15,7 @@ from tests.workers.worker_process import Desk, eventually, soon
 from workers import lease as lease_module
 from workers.clock import ServerClock
 from workers.config import Settings
-from workers.lease import Lease, LeaseLost
+from workers.lease import DOUBTS, Lease, LeaseLost
 from workers.redis_client import connect
 
 
@@ -214,6 +216,29 @@ async def test_a_standby_remembers_the_epochs_that_it_has_seen(redis_url: str) -
         await desk.redis.flushall()
         await soon(waiting)
         assert (standby.epoch, standby.epoch_before, standby.has_gone_back) == (43, 42, True)
+
+
+async def test_later_holders_learn_that_redis_became_another_meanwhile(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with holding(redis_url) as lease, holding(redis_url, "two") as standby, Desk(redis_url) as desk:
+        await soon(lease.acquire())
+        await lease.identify_redis()
+        await lease.identify_redis()
+        assert lease.doubts == []
+        for number in range(DOUBTS + 1):
+            monkeypatch.setattr(lease, "ask_redis", AsyncMock(return_value=f"another-{number}"))
+            await lease.identify_redis()
+        await lease.release()
+        await soon(standby.acquire())
+        await standby.read_doubts()
+        assert standby.doubts == lease.doubts
+        assert {(doubt.first, doubt.last) for doubt in standby.doubts} == {(lease.epoch, lease.epoch)}
+        assert len(standby.doubts) == DOUBTS
+        assert all(abs(doubt.before - time.time()) < 5 for doubt in standby.doubts)
+        await desk.redis.hset(desk.keys.holder, "doubts", "rubbish")
+        await standby.read_doubts()
+        assert standby.doubts == []
 
 
 async def test_later_holders_learn_which_redis_it_was(redis_url: str) -> None:

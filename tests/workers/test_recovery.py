@@ -1,6 +1,7 @@
 """What was in flight when a worker was lost, found by the next one. The workers here end as a crash ends them."""
 
 import contextlib
+import json
 import os
 import time
 from collections.abc import AsyncIterator
@@ -346,6 +347,25 @@ async def test_what_was_begun_and_has_no_entry_any_more_is_told_of_once_redis_ha
 
 async def is_searched(desk: Desk, known_by: str) -> bool:
     return (await desk.redis.hget(desk.keys.holder, "searched") or b"").decode() == known_by
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_doubt_lasts_until_a_journal_that_knows_dispels_it(
+    redis_url: str, asterisk: SimulatedAsterisk, known: bool
+) -> None:
+    """The holder before was of this host, and saw nothing amiss; but the one before that was of another, perhaps."""
+    for epoch in (6, 7) if known else (7,):
+        note("", noted=False, epoch=epoch)
+    async with Desk(redis_url) as desk:
+        known_by = (await desk.redis.info("replication"))["master_replid"]
+        doubts = json.dumps([[6, 6, time.time() + 0.5]])
+        await desk.redis.hset(desk.keys.holder, mapping={"redis": known_by, "doubts": doubts})
+        await desk.redis.set(desk.keys.epoch, "7")
+        await desk.add_fields(*SETVAR)
+    async with serving(redis_url, asterisk, "second") as desk:
+        assert (await desk.settled("a1")).get("error_code") == (None if known else "record-lost")
+        assert json.loads(await desk.redis.hget(desk.keys.holder, "doubts")) == json.loads(doubts)
+    assert asterisk.write_counts()["a1"] == int(known)
 
 
 @pytest.mark.parametrize("same", [True, False])
