@@ -59,23 +59,26 @@ class Host:
         self._is_stepped = is_stepped and may_step()
         self._waiting = asyncio.Lock()
 
-    async def begin(self) -> None:
+    def begin(self) -> None:
         """Make the disk."""
         self.directory.mkdir()
         if self.is_small:
-            await asyncio.to_thread(
-                subprocess.run, ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(self.directory)], check=True
-            )
+            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(self.directory)], check=True)
 
     async def end(self, *, keep: bool) -> None:
         """Leave nothing of it but, if wanted, what is on the disk."""
-        await self._stack.aclose()
+        try:
+            await self._stack.aclose()
+        finally:
+            self._end_disk_and_clock(keep=keep)
+
+    def _end_disk_and_clock(self, *, keep: bool) -> None:
         if self._clock is not None:
             self._clock.forget_dead()
         if self.is_small:
             if keep:
                 shutil.copytree(self.directory, self.directory.with_name(f"{self.directory.name}-kept"))
-            await asyncio.to_thread(subprocess.run, ["umount", "--lazy", str(self.directory)], check=True)
+            subprocess.run(["umount", "--lazy", str(self.directory)], check=True)
 
     def renew(self, number: int) -> None:
         """Begin a round: an empty disk, and the right time."""

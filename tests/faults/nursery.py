@@ -133,6 +133,8 @@ class Nursery:
             if "started" in answer:
                 pid = answer["started"]
                 self._ends[pid] = asyncio.get_running_loop().create_future()
-                self._starting.popleft().set_result(pid)
+                starting = self._starting.popleft()
+                if not starting.done():  # whoever started it may have been told to end meanwhile
+                    starting.set_result(pid)
             else:
                 self._ends.pop(answer["ended"]).set_result(answer["code"])

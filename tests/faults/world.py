@@ -195,7 +195,7 @@ class World:
             self.ami_proxy = await stack.enter_async_context(Proxy(self.asterisk.port, self.seed + 2))
             self.hosts = [Host(self.directory, number, **self._hosts_as) for number in range(HOSTS)]
             for host in self.hosts:
-                await host.begin()
+                host.begin()
                 stack.push_async_callback(self._end_host, host)
             self._stack = stack.pop_all()
         return self
