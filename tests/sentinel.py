@@ -100,8 +100,7 @@ class Sentinels:
         self.password = password
         self.sentinel_password = sentinel_password
         self.primary = RedisServer(kind, *options, password=password)
-        follow = ["--replicaof", "127.0.0.1", str(self.primary.port)]
-        self.replica = RedisServer(kind, *options, *follow, password=password)
+        self.replica = RedisServer(kind, *options, password=password)
         self.sentinels = [
             SentinelServer(kind, self.primary.port, password, sentinel_password) for _ in range(QUORUM + 1)
         ]
@@ -122,6 +121,8 @@ class Sentinels:
         """Start, and return when the replica is in step and the sentinels know it and one another."""
         for server in (self.primary, self.replica):
             server.start()
+        with self.replica.client() as replica:  # by no option: it may be started again when it is the primary
+            replica.execute_command("REPLICAOF", "127.0.0.1", self.primary.port)
         wait_for(self.is_in_step, "the replica in step")
         for sentinel in self.sentinels:
             sentinel.start()

@@ -407,13 +407,17 @@ class ActionWorker:
     async def _fate_of_begun(self, job: Job) -> "Outcome | Next":
         """What only reads is done again, and so is what the journal proves never to have been written; of a call the
         truth is looked for; of all else nobody knows."""
-        if job.reads_only or self._diary.proves_unwritten(job):
+        # What is in doubt another host's worker may have written, before one of this host began it in vain.
+        is_doubtful = job.request.queued_at < self.doubtful_before
+        is_unwritten = self._diary.proves_unwritten(job)
+        if job.reads_only or (is_unwritten and not is_doubtful):
             job.again, job.written = True, job.reads_only
             job.sending_at = job.epoch = None
             return Next.AGAIN
+        otherwise = RECORD_DOUBTFUL if is_unwritten else WORKER_LOST
         if job.channel_id is not None:
-            return await self._originates.find_out(job, WORKER_LOST)
-        return WORKER_LOST
+            return await self._originates.find_out(job, otherwise)
+        return otherwise
 
     # -- settling
 

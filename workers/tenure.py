@@ -42,6 +42,9 @@ from workers.version import amibus_version
 MISSED_PERIOD_S: Final = 5.0
 """How often the pending list is compared with what is held in memory."""
 
+FORGOTTEN_PERIOD_S: Final = 1.0
+"""How often it is looked whether the fate is known of an action whose call's end Redis has forgotten."""
+
 RESUME_RETRY_S: Final = 0.2
 """How soon Asterisk is asked anew what it is, if a session was lost in the middle of it."""
 
@@ -173,14 +176,25 @@ class Tenure:
         legs, _ = await until_done("the calls alive", self._read_calls)
         ended = self._calls.unknown_of(legs)
         await self._pump.flush()  # the end of some may have waited for Redis
-        legs, records = await until_done("the calls alive", self._read_calls)
+        legs, _ = await until_done("the calls alive", self._read_calls)
         for note in self._calls.recall(legs):
             self._pump.note(note)
+        while (ended := await self._end_forgotten(ended)) and not self._stopping:  # noqa: ASYNC110
+            await asyncio.sleep(FORGOTTEN_PERIOD_S)
+
+    async def _end_forgotten(self, ended: set[str]) -> set[str]:
+        """End the calls of these actions that Redis takes for alive. Returns those of which somebody is about to find
+        out what became of them: only then is it known that their calls are over."""
+        legs, records = await until_done("the calls alive", self._read_calls)
+        unknown, open_ones = self._calls.unknown_of(legs), set()
         for action_id in ended.intersection(legs.values()):
             record = records.get(action_id, {})
-            if record.get("call") and record.get("state") in FINAL_STATES:  # otherwise somebody is about to find out
+            if record.get("state") not in FINAL_STATES:
+                open_ones.add(action_id)
+            elif record.get("call") and action_id in unknown:
                 note = self._calls.end_forgotten(action_id, [leg for leg, of in legs.items() if of == action_id])
                 self._pump.announce("BusCallEnded", [action_id], [note], action_id=action_id, reason="redis forgot it")
+        return open_ones
 
     async def _wait_for_end(self, stopping: asyncio.Event, until_drained: bool) -> None:
         if not until_drained:

@@ -7,6 +7,15 @@ local root, epoch = ARGV[1], ARGV[2]
 if redis.pcall('GET', root .. 'epoch') ~= epoch then
   return {0}
 end
+-- A Redis that went back in time may have handed out this epoch twice: who has the lease now holds it.
+local function token(holder)
+  local ok, told = pcall(cjson.decode, holder)
+  return ok and type(told) == 'table' and told.token
+end
+local present = redis.pcall('GET', root .. 'lease')
+if type(present) == 'string' and token(present) and token(present) ~= token(ARGV[3]) then
+  return {0}
+end
 redis.call('SET', root .. 'lease', ARGV[3], 'PX', ARGV[4])
 local now = redis.call('TIME')
 if type(redis.pcall('HEXISTS', root .. 'worker', 'worker')) == 'table' then

@@ -55,7 +55,7 @@ end
 local function judge(item)
   local common = item.common
   local key = root .. 'action:' .. item.id
-  local record = redis.pcall('HMGET', key, 'state', 'entry', 'lane', 'fingerprint', 'epoch')
+  local record = redis.pcall('HMGET', key, 'state', 'entry', 'lane', 'fingerprint', 'epoch', 'worker')
   if record.err then
     return 'reused' -- something of another type has its place
   end
@@ -71,8 +71,9 @@ local function judge(item)
     forget(item)
     return 'settled'
   end
-  if state == 'sending' and record[5] == epoch then
-    -- Our own mark whose reply was lost on the way; nothing was written on it.
+  if state == 'sending' and record[5] == epoch and record[6] == worker then
+    -- Our own mark whose reply was lost on the way; nothing was written on it. (A Redis that went back in time may have handed out our
+    -- epoch before, to a worker on another host.)
     return 'sending'
   end
   if state == 'sending' or state == 'sent' then

@@ -157,6 +157,16 @@ class Seen:
 
 
 @dataclass(frozen=True)
+class Term:
+    """A worker has taken the lease."""
+
+    epoch: int
+    host: str = ""
+    at: float = 0.0
+    """Unix seconds."""
+
+
+@dataclass(frozen=True)
 class Violation:
     """A promise that was broken."""
 
@@ -184,8 +194,8 @@ class History:
     deaf: list[tuple[float, float]] = field(default_factory=list)
     """From when until when (unix seconds) the subscription was interrupted: messages may be missing."""
     events: list[Seen] = field(default_factory=list)
-    epochs: list[int] = field(default_factory=list)
-    """As they were handed out, one per lease taken (and not found at once to be one of the past)."""
+    terms: list[Term] = field(default_factory=list)
+    """As they began, one per lease taken (and not found at once to be of an epoch of the past)."""
     pending: dict[str, int] = field(default_factory=dict)
     """By lane, at the end."""
     lengths: dict[str, int] = field(default_factory=dict)
@@ -206,6 +216,12 @@ class History:
     def is_forgotten(self, entry: Entry) -> bool:
         """Whether Redis may have lost this entry."""
         return any(loss.has_entry(entry) for loss in self.losses)
+
+    def written_and_forgotten(self) -> set[str]:
+        """The ActionIDs that were written while Redis forgot what it was told, perhaps also that they were begun."""
+        return {
+            write.action_id for write in self.writes if any(loss.has(write.at, LOOK_TO_WRITE_S) for loss in self.losses)
+        }
 
     def was_deaf(self, at: float) -> bool:
         """Whether what was said then may not have been heard."""
@@ -237,9 +253,9 @@ class History:
         """Keep it for reading, as JSON."""
         whole: dict[str, Any] = {
             name: [asdict(each) for each in getattr(self, name)]
-            for name in ("entries", "writes", "lines", "events", "messages", "replies", "losses")
+            for name in ("entries", "writes", "lines", "events", "messages", "replies", "losses", "terms")
         }
-        names = ("records", "epochs", "pending", "lengths", "legs", "crashes", "deaf", "is_orderly", "allowed")
+        names = ("records", "pending", "lengths", "legs", "crashes", "deaf", "is_orderly", "allowed")
         whole |= {name: getattr(self, name) for name in names}
         whole["noted"] = {host: sorted(noted) for host, noted in self.noted.items()}
         path.write_text(json.dumps(whole, indent=1))
@@ -403,6 +419,7 @@ def _answered_each(history: History, by_entry: dict[tuple[str, str], list[Line]]
     unsure = {each.action_id for each in history.entries if not each.accepted}
     unnamed = "" in unsure  # such an entry is named by its own id, which the producer never heard
     forgotten = {(each.action_id, each.entry) for each in history.entries if history.is_forgotten(each)}
+    begun = history.written_and_forgotten()
     for action_id, entry in by_entry:
         record = history.records.get(action_id, {})
         is_known = (action_id, entry) in queued or action_id in unsure or (unnamed and action_id.endswith(entry))
@@ -411,7 +428,8 @@ def _answered_each(history: History, by_entry: dict[tuple[str, str], list[Line]]
         for line in by_entry[action_id, entry]:
             if record.get("entry") == entry or line.state == State.REJECTED:
                 continue
-            if (action_id, entry) in forgotten:  # it was under way when Redis forgot it, and another came in its place
+            # It was under way when Redis forgot it, or its beginning, and another entry came in its place.
+            if (action_id, entry) in forgotten or action_id in begun:
                 history.allowed["fates of forgotten entries"] += 1
             else:
                 yield Violation("two fates", action_id, f"its entry {entry} ended {line.state} beside the record's")
@@ -509,12 +527,13 @@ def _no_crash(history: History) -> Iterator[Violation]:
 def _in_order(history: History) -> Iterator[Violation]:
     """First in, first out per producer, lane and cost class, of what was first written. After a takeover read-only
     actions may be repeats, whether or not the first attempt came as far as Asterisk."""
-    was_taken_over = len(history.epochs) > 1
+    was_taken_over = len(history.terms) > 1
     # By lane as well: two streams may have entries of one id.
     places = {(each.action_id, each.lane, each.entry): each for each in history.entries}
     latest: dict[tuple[str, str, str], Entry] = {}
     seen: set[str] = set()
     repeats = Counter(each.action_id for each in history.entries)
+    begun = history.written_and_forgotten()
     # Of these nobody knows for which of its entries it was written, nor in which order Redis had them.
     forgotten = {each.action_id for each in history.entries if history.is_forgotten(each)}
     for write in history.writes:
@@ -523,8 +542,7 @@ def _in_order(history: History) -> Iterator[Violation]:
         if entry is None or write.action_id in seen or (entry.reads_only and was_taken_over):
             continue
         # Nor of those that were written in the time that Redis forgot, and queued again.
-        is_lost = repeats[write.action_id] > 1 and any(loss.has(write.at, LOOK_TO_WRITE_S) for loss in history.losses)
-        if write.action_id in forgotten or is_lost:
+        if write.action_id in forgotten or (repeats[write.action_id] > 1 and write.action_id in begun):
             history.allowed["order of forgotten entries"] += 1
             continue
         seen.add(write.action_id)
@@ -549,9 +567,14 @@ def _nothing_left(history: History) -> Iterator[Violation]:
 
 
 def _epochs_grow(history: History) -> Iterator[Violation]:
-    for before, after in pairwise(history.epochs):
-        if after <= before:
-            yield Violation("epochs", "", f"epoch {after} was handed out after {before}")
+    for before, after in pairwise(history.terms):
+        if after.epoch > before.epoch:
+            continue
+        # Of an epoch that Redis forgot this host's journal knows, and another's does not.
+        if before.host != after.host and any(loss.has(before.at, LOOK_TO_WRITE_S) for loss in history.losses):
+            history.allowed["epochs forgotten, and begun again on another host"] += 1
+        else:
+            yield Violation("epochs", "", f"epoch {after.epoch} was handed out after {before.epoch}")
     for earlier, later in pairwise(history.events):
         if later.epoch < earlier.epoch:
             yield Violation("epochs", "", f"an event of epoch {later.epoch} came after one of {earlier.epoch}")

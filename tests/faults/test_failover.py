@@ -248,6 +248,31 @@ async def test_a_call_that_ended_in_the_time_that_was_lost(sentinels: Sentinels,
         await on.met(on.is_idle)
 
 
+async def test_a_call_that_failed_in_the_time_that_was_lost(sentinels: Sentinels) -> None:
+    """What became of it Redis has forgotten, and it takes both of its legs for alive."""
+    url = sentinels.url
+    async with (
+        SimulatedAsterisk(users=USERS, seed=11, ring_s=1.5) as asterisk,
+        scene(url, asterisk) as on,
+        worker(url, asterisk, "one") as one,
+    ):
+        await one.connected()
+        await on.desk.originate("call", "congestion")
+        await on.met(lambda: has_legs(on, 2))
+        await fall_behind(sentinels)
+        await on.met(lambda: has_call(on, "call", "ended"))
+        assert (await on.settled("call"))["states"] == {"failed": 1}
+        await asyncio.to_thread(sentinels.fail_over)
+        assert (await on.settled("call"))["states"] == {"unknown": 1}
+        await on.met(lambda: has_call(on, "call", "ended"))
+        await on.met(on.is_idle)
+        assert on.written("call") == [1]
+
+
+async def has_legs(on: Scene, count: int) -> bool:
+    return bool(await on.desk.redis.hlen(on.desk.keys.legs) == count)
+
+
 async def has_call(on: Scene, action_id: str, state: str) -> bool:
     return (await on.desk.record(action_id)).get("call") == state
 

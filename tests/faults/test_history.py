@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from broker.codec import State
-from tests.faults.history import REUSED, Entry, History, Line, Loss, Said, Seen, Write, check
+from tests.faults.history import REUSED, Entry, History, Line, Loss, Said, Seen, Term, Write, check
 
 
 def result(action_id: str, entry: str, state: State, code: str | None = None, *, revised: bool = False) -> Said:
@@ -20,7 +20,9 @@ def record(entry: str, state: str, code: str = "") -> dict[str, str]:
 
 def good() -> History:
     """A run in which all went as promised: one of each fate, a duplicate, a repeat of a read-only one."""
-    history = History(epochs=[1, 2], pending={"actions": 0, "urgent": 0}, lengths={"actions": 0, "urgent": 0})
+    history = History(
+        terms=[Term(1), Term(2)], pending={"actions": 0, "urgent": 0}, lengths={"actions": 0, "urgent": 0}
+    )
     fates = {
         "a": (State.DONE, ""), "b": (State.FAILED, "asterisk-error"), "c": (State.UNKNOWN, "worker-lost"),
         "d": (State.EXPIRED, "expired"), "e": (State.REJECTED, "malformed"), "r": (State.DONE, ""),
@@ -317,6 +319,15 @@ def test_a_read_that_was_forgotten_may_expire_and_a_change_may_not() -> None:
         assert "written all the same" in rules(history)
 
 
+def test_an_epoch_that_was_forgotten_may_begin_again_only_on_another_host() -> None:
+    for host, allowed in (("far", True), ("near", False)):
+        history = gone_back()
+        history.terms = [Term(1, "near", 0.2), Term(2, "near", 0.9), Term(2, host, 1.5), Term(3, host, 1.6)]
+        assert ("epochs" in rules(history)) is not allowed
+        history.losses = [Loss(5.0, 6.0)]
+        assert "epochs" in rules(history)
+
+
 def test_a_write_that_the_journal_of_its_host_does_not_have_is_found() -> None:
     history = good()
     history.writes = [replace(write, host="near") for write in history.writes]
@@ -443,7 +454,7 @@ def leg_left(history: History) -> None:
 
 
 def epoch_twice(history: History) -> None:
-    history.epochs.append(2)
+    history.terms.append(Term(2))
 
 
 def old_epoch_speaks(history: History) -> None:

@@ -60,7 +60,7 @@ async def test_a_worker_is_killed_where_it_is_told_and_the_next_one_takes_over(w
     await discover(world)
     history = await killed(world, point(world, "connection.py:__anext__", moment))
     assert check(history) == []
-    assert len(history.epochs) == 3
+    assert len(history.terms) == 3
 
 
 async def test_a_worker_that_is_stopped_wakes_as_a_zombie_and_does_no_harm(world: World) -> None:

@@ -129,7 +129,9 @@ def _note_leases(path: str) -> None:
     acquire, overtake = Lease.acquire, Lease.overtake
 
     def note(what: str, epoch: int) -> None:
-        os.write(notes, f"{what} {epoch} {os.getpid()}\n".encode())
+        # By the monotonic clock, which all processes share and no test sets.
+        host = os.environ["AMIBUS_AMI_USERNAME"]
+        os.write(notes, f"{what} {epoch} {os.getpid()} {host} {time.monotonic():.6f}\n".encode())
 
     async def noted_acquire(self: Lease, *arguments: Any) -> None:
         await acquire(self, *arguments)

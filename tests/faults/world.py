@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 
 from broker.keys import Keys
 from tests.bench.side import Side
-from tests.faults.history import History, Loss, Write
+from tests.faults.history import History, Loss, Term, Write
 from tests.faults.host import HOSTS, Host
 from tests.faults.kill_points import Orders
 from tests.faults.nursery import Life
@@ -288,16 +288,17 @@ class World:
         lines = self.notes.read_text().splitlines() if self.notes.exists() else []
         return Counter(line.partition(" ")[2] for line in lines if line.startswith(f"{what} "))
 
-    def epochs(self) -> list[int]:
-        """As they were handed out in this round, without those that the worker itself found to be of the past."""
-        epochs: list[tuple[int, str]] = []
+    def terms(self) -> list[Term]:
+        """As they began in this round, without those that the worker itself found to be of the past."""
+        terms: list[tuple[str, Term]] = []
+        offset_s = time.time() - time.monotonic()
         for line in self.leases.read_text().splitlines():
-            what, epoch, pid = line.split()
+            what, epoch, pid, host, at = line.split()
             if what == "overtaken":
-                del epochs[max(number for number, (_, each) in enumerate(epochs) if each == pid)]
+                del terms[max(number for number, (each, _) in enumerate(terms) if each == pid)]
             else:
-                epochs.append((int(epoch), pid))
-        return [epoch for epoch, _ in epochs]
+                terms.append((pid, Term(int(epoch), host, float(at) + offset_s)))
+        return [term for _, term in terms]
 
     def environment(self, host: Host) -> dict[str, str]:
         """The settings of a worker on that host."""
@@ -428,7 +429,7 @@ class Round:
             crashes=[*world.crashes, *world.unasked()],
         )  # fmt: skip
         history.writes, _ = world.asterisk.written(world.since)
-        history.epochs = world.epochs()
+        history.terms = world.terms()
         owner = world.keys.root.rstrip(":")
         history.noted = {host.user: set(host.written(owner)) for host in world.hosts}
         await self.observer.gather(history)
