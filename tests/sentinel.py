@@ -94,8 +94,8 @@ class SentinelServer:
 class Sentinels:
     """A primary with one replica, watched by three sentinels. `primary` and `replica` follow each fail-over."""
 
-    def __init__(self, kind: str, password: str = "", sentinel_password: str = "") -> None:
-        options = ["--repl-diskless-sync-delay", "0", "--repl-timeout", "5"]
+    def __init__(self, kind: str, password: str = "", sentinel_password: str = "", *more: str) -> None:
+        options = ["--repl-diskless-sync-delay", "0", "--repl-timeout", "5", *more]
         self.kind = kind
         self.password = password
         self.sentinel_password = sentinel_password

@@ -18,6 +18,7 @@ from tests.faults.history import History, Violation, check
 from tests.faults.kill_points import Orders
 from tests.faults.mishaps import MISHAPS, ONLY_IN, WEIGHTS, usual
 from tests.faults.redis_side import LAYOUTS
+from tests.faults.tasks import end
 from tests.faults.world import POLL_S, Round, World
 
 BACKLOG: Final = 60
@@ -269,8 +270,7 @@ async def feeding(running: Round, dice: random.Random) -> AsyncIterator[None]:
         await running.world.heal()  # what it waits for may be behind a proxy
         await feeder
     finally:
-        feeder.cancel()  # where the round has ended early, Redis may be away for good
-        await asyncio.gather(feeder, return_exceptions=True)
+        await end(feeder)  # where the round has ended early, Redis may be away for good
 
 
 def keep(world: World, history: History, violations: list[Violation]) -> None:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +19,9 @@ REVISES: Final = WERE_SENT
 
 
 REUSED: Final = "action-id-reused"
+
+UNANSWERED: Final = ("timeout", "connection-lost")
+"""What was written and not answered."""
 
 LOOK_TO_WRITE_S: Final = 1.0
 """A worker may be stopped between its last look at the deadline and the write, as long as its lease lives."""
@@ -206,6 +209,8 @@ class History:
     """Ends of workers that nobody had asked for, in words."""
     is_orderly: bool = False
     """Nothing was lost, killed or stopped: then all is known, and followed to its end."""
+    held: list[tuple[float, float]] = field(default_factory=list)
+    """From when until when (unix seconds) the network kept what was written to Asterisk, and brought it afterwards."""
     losses: list[Loss] = field(default_factory=list)
     """When Redis went back in time."""
     noted: dict[str, set[str]] = field(default_factory=dict)
@@ -226,6 +231,10 @@ class History:
     def was_deaf(self, at: float) -> bool:
         """Whether what was said then may not have been heard."""
         return any(lost - CLOCKS_S <= at <= back + CLOCKS_S for lost, back in self.deaf)
+
+    def was_held(self, settled_at: float, arrived_at: float) -> bool:
+        """Whether the network kept what had been written when this was settled, and brought it only then."""
+        return any(since <= settled_at and until <= arrived_at <= until + CLOCKS_S for since, until in self.held)
 
     def has_hole(self, after: float, before: float) -> bool:
         """Whether Redis may have forgotten what it was told between these two."""
@@ -255,7 +264,7 @@ class History:
             name: [asdict(each) for each in getattr(self, name)]
             for name in ("entries", "writes", "lines", "events", "messages", "replies", "losses", "terms")
         }
-        names = ("records", "pending", "lengths", "legs", "crashes", "deaf", "is_orderly", "allowed")
+        names = ("records", "pending", "lengths", "legs", "crashes", "deaf", "held", "is_orderly", "allowed")
         whole |= {name: getattr(self, name) for name in names}
         whole["noted"] = {host: sorted(noted) for host, noted in self.noted.items()}
         path.write_text(json.dumps(whole, indent=1))
@@ -356,7 +365,9 @@ def _not_written_after_its_fate(history: History) -> Iterator[Violation]:
         line = settled.get(write.action_id)
         if line is not None and line.state != State.REJECTED and write.action_id not in reads:
             late_s = write.at - line.at
-            if late_s > CLOCKS_S:
+            if late_s > CLOCKS_S and line.error_code in UNANSWERED and history.was_held(line.at, write.at):
+                history.allowed["written before its fate, and held up by the network"] += 1
+            elif late_s > CLOCKS_S:
                 yield Violation("written late", write.action_id, f"{late_s:.2f} s after it was settled {line.state}")
 
 
@@ -431,8 +442,16 @@ def _answered_each(history: History, by_entry: dict[tuple[str, str], list[Line]]
             # It was under way when Redis forgot it, or its beginning, and another entry came in its place.
             if (action_id, entry) in forgotten or action_id in begun:
                 history.allowed["fates of forgotten entries"] += 1
+            elif (line.state, line.error_code) == (State.UNKNOWN, "record-lost") and _says_less(record):
+                # Each was judged when there was no record, and each may be the one that was sent.
+                history.allowed["fates of entries in doubt"] += 1
             else:
                 yield Violation("two fates", action_id, f"its entry {entry} ended {line.state} beside the record's")
+
+
+def _says_less(record: Mapping[str, str]) -> bool:
+    """Whether a record claims nothing that an entry in doubt beside it could belie."""
+    return record.get("error_code") == "record-lost" or record.get("state") == State.EXPIRED
 
 
 def _settled_once(action_id: str, entry: str, lines: list[Line]) -> Iterator[Violation]:
@@ -542,7 +561,8 @@ def _in_order(history: History) -> Iterator[Violation]:
         if entry is None or write.action_id in seen or (entry.reads_only and was_taken_over):
             continue
         # Nor of those that were written in the time that Redis forgot, and queued again.
-        if write.action_id in forgotten or (repeats[write.action_id] > 1 and write.action_id in begun):
+        has_waited = history.has_hole(entry.at, write.at)  # Redis may have forgotten who had taken it, and gave it anew
+        if write.action_id in forgotten or has_waited or (repeats[write.action_id] > 1 and write.action_id in begun):
             history.allowed["order of forgotten entries"] += 1
             continue
         seen.add(write.action_id)

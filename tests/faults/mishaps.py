@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import random
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -217,7 +218,9 @@ async def clock_stepped(running: Round, dice: random.Random) -> None:
 
 async def ami_silent(running: Round, dice: random.Random) -> None:
     """Asterisk says nothing, or hears nothing, for a while."""
+    since = time.time()
     await _silence(running.world.ami_proxy, dice)
+    running.held.append((since, time.time()))
 
 
 async def ami_reset(running: Round, _dice: random.Random) -> None:

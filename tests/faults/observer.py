@@ -14,6 +14,7 @@ from broker.keys import GROUP, LANES, Keys
 from broker.redis_pool import make_pool
 from tests.faults.history import XADD_S, History, Line, Said, Seen
 from tests.faults.producer import REPLY
+from tests.faults.tasks import end
 
 RESUME_S = 0.02
 
@@ -43,8 +44,7 @@ class Observer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._listening is not None:
-            self._listening.cancel()
-            await asyncio.gather(self._listening, return_exceptions=True)
+            await end(self._listening)
         await self.redis.aclose()
 
     async def heard(self) -> None:

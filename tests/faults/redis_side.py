@@ -16,6 +16,9 @@ ALONE: Final = "alone"
 REPLICATED: Final = "replicated"
 LAYOUTS: Final = (ALONE, REPLICATED)
 
+LOSES_NOTHING: Final = ("--appendfsync", "always")
+"""When it is killed. With `everysec` a write waits up to two seconds for the sync before it, in the server's memory."""
+
 KEEPS_ITS_FILE: Final = ("--auto-aof-rewrite-percentage", "0")
 """The append-only file is only appended to, so that its end is what was said last."""
 
@@ -63,7 +66,7 @@ class RedisSide:
         return self._alone
 
     async def _begin(self, stack: AsyncExitStack) -> None:
-        self._alone = RedisServer(self.kind, "--appendfsync", "always", *KEEPS_ITS_FILE)
+        self._alone = RedisServer(self.kind, *LOSES_NOTHING, *KEEPS_ITS_FILE)
         stack.callback(self._alone.stop)
         await asyncio.to_thread(self._alone.start)
         self.redis_proxy = await stack.enter_async_context(Proxy(self._alone.port, self._seed))
@@ -110,7 +113,7 @@ class ReplicatedSide(RedisSide):
         return self._sentinels.primary
 
     async def _begin(self, stack: AsyncExitStack) -> None:
-        self._sentinels = Sentinels(self.kind)
+        self._sentinels = Sentinels(self.kind, "", "", *LOSES_NOTHING)
         stack.callback(self._sentinels.stop)
         await asyncio.to_thread(self._sentinels.start)
         await asyncio.to_thread(self._set_patience, CALM_MS)

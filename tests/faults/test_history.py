@@ -328,6 +328,20 @@ def test_an_epoch_that_was_forgotten_may_begin_again_only_on_another_host() -> N
         assert "epochs" in rules(history)
 
 
+def test_a_write_that_the_network_held_up_may_come_after_its_fate() -> None:
+    history = good()
+    history.records["c"] = record("1000-3", "unknown", "timeout")
+    history.lines[2] = replace(history.lines[2], at=0.1, error_code="timeout")
+    history.messages[2] = replace(history.messages[2], settled_at=0.1, error_code="timeout")
+    assert rules(history) == {"written late"}
+    for held, allowed in (((0.05, 0.9), True), ((0.2, 0.9), False), ((0.05, 0.3), False)):
+        history.held = [held]
+        assert ("written late" in rules(history)) is not allowed
+    history.held = [(0.05, 0.9)]
+    history.lines[2] = replace(history.lines[2], error_code="worker-lost")
+    assert "written late" in rules(history)
+
+
 def test_a_write_that_the_journal_of_its_host_does_not_have_is_found() -> None:
     history = good()
     history.writes = [replace(write, host="near") for write in history.writes]

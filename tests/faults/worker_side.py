@@ -25,6 +25,7 @@ from tests.faults.kill_points import Orders, Points
 from tests.faults.variants import VARIANTS
 from workers.cli.worker import run_worker
 from workers.config import Settings, load_settings
+from workers.journal import Journal
 from workers.lease import Lease
 
 BYTES: Final = 65_536
@@ -124,9 +125,9 @@ def _watch(points: Points) -> None:
 
 
 def _note_leases(path: str) -> None:
-    """Note each lease that is taken, and which was found to be one of the past. All workers note in one file."""
+    """Note each lease that is taken, and which of them came to be used. All workers note in one file."""
     notes = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    acquire, overtake = Lease.acquire, Lease.overtake
+    acquire, seal = Lease.acquire, Journal.seal
 
     def note(what: str, epoch: int) -> None:
         # By the monotonic clock, which all processes share and no test sets.
@@ -137,11 +138,12 @@ def _note_leases(path: str) -> None:
         await acquire(self, *arguments)
         note("taken", self.epoch)
 
-    async def noted_overtake(self: Lease, epoch: int) -> None:
-        note("overtaken", self.epoch)
-        await overtake(self, epoch)
+    def noted_seal(self: Journal, epoch: int) -> None:
+        seal(self, epoch)
+        note("sealed", epoch)
 
-    exchange(Lease, acquire=noted_acquire, overtake=noted_overtake)
+    exchange(Lease, acquire=noted_acquire)
+    exchange(Journal, seal=noted_seal)
 
 
 if __name__ == "__main__":

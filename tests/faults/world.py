@@ -289,16 +289,18 @@ class World:
         return Counter(line.partition(" ")[2] for line in lines if line.startswith(f"{what} "))
 
     def terms(self) -> list[Term]:
-        """As they began in this round, without those that the worker itself found to be of the past."""
-        terms: list[tuple[str, Term]] = []
+        """As they began in this round, in the order in which the lease was taken. Where the journal was not sealed it
+        never came to anything: the worker was lost, or found the epoch to be of the past."""
+        taken: list[tuple[str, Term]] = []
+        sealed: set[tuple[str, int]] = set()
         offset_s = time.time() - time.monotonic()
         for line in self.leases.read_text().splitlines():
             what, epoch, pid, host, at = line.split()
-            if what == "overtaken":
-                del terms[max(number for number, (each, _) in enumerate(terms) if each == pid)]
+            if what == "sealed":
+                sealed.add((pid, int(epoch)))
             else:
-                terms.append((pid, Term(int(epoch), host, float(at) + offset_s)))
-        return [term for _, term in terms]
+                taken.append((pid, Term(int(epoch), host, float(at) + offset_s)))
+        return [term for pid, term in taken if (pid, term.epoch) in sealed]
 
     def environment(self, host: Host) -> dict[str, str]:
         """The settings of a worker on that host."""
@@ -350,6 +352,8 @@ class Round:
         through, direct = world.client(world.redis.producer_url), world.client(world.redis.url)
         self.producer = Producer(world.keys, through, direct, Wishes(seed, f"t{seed:x}"))
         self.losses: list[Loss] = []
+        self.held: list[tuple[float, float]] = []
+        """When the network kept what was written to Asterisk."""
         self.is_orderly = False
         """Nothing that is done to it may cost any knowledge."""
         self._served = ""
@@ -425,7 +429,7 @@ class Round:
     async def _history(self) -> History:
         world = self.world
         history = History(
-            entries=self.producer.entries, losses=self.losses, is_orderly=self.is_orderly,
+            entries=self.producer.entries, losses=self.losses, held=self.held, is_orderly=self.is_orderly,
             crashes=[*world.crashes, *world.unasked()],
         )  # fmt: skip
         history.writes, _ = world.asterisk.written(world.since)
