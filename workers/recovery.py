@@ -37,7 +37,6 @@ class Begun(NamedTuple):
     action_id: str
     lane: str
     entry: str
-    epoch: str
     action: str
     producer: str
     reply: str
@@ -128,7 +127,8 @@ class Recovery:
 
     async def _forgotten(self) -> list[Begun]:
         """What an earlier holder had begun and no lane has any more."""
-        begun = [each async for each in self._begun_records() if each.epoch != str(self._lease.epoch)]
+        # Those of our own epoch, too: a Redis that went back in time may have handed it out before.
+        begun = [each async for each in self._begun_records()]
         return [
             each for each in begun if not await self._redis.xrange(self._keys.lane(each.lane), each.entry, each.entry)
         ]

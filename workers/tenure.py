@@ -191,7 +191,7 @@ class Tenure:
             record = records.get(action_id, {})
             if record.get("state") not in FINAL_STATES:
                 open_ones.add(action_id)
-            elif record.get("call") and action_id in unknown:
+            elif action_id in unknown:  # also where Redis has forgotten that there was a call at all
                 note = self._calls.end_forgotten(action_id, [leg for leg, of in legs.items() if of == action_id])
                 self._pump.announce("BusCallEnded", [action_id], [note], action_id=action_id, reason="redis forgot it")
         return open_ones

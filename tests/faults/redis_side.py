@@ -167,6 +167,8 @@ class ReplicatedSide(RedisSide):
         return Loss(self._since, until, "failed over, as asked")
 
     def _catch_up(self) -> None:
+        # A primary that was restarted counts anew: only a replica in step counts with it.
+        wait_for(self._sentinels.is_in_step, "the replica in step", FAIL_OVER_DEADLINE_S)
         self._since = time.time()
         self._sentinels.catch_up()
 

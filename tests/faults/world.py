@@ -41,6 +41,8 @@ UNUSABLE: Final = 78
 
 JOURNAL_HELD: Final = "the journal was held by another process: it was killed"
 
+TOLD_TWICE: Final = "second signal: ending at once"
+
 NUDGE_S: Final = 1.0
 """So often Asterisk says something while the last calls are waited for: a real one is never silent."""
 
@@ -151,6 +153,8 @@ class Slot:
             return  # so early that it had not begun to listen to signals
         if code == UNUSABLE and self.host.was_full and any("is full" in line["event"] for line in life.lines()):
             return  # there was no room for the journal, and it said so
+        if code == 1 and any(line["event"] == TOLD_TWICE for line in life.lines()):
+            return  # by a fault, and then by the round's end
         if code != 0 and code != -signal.SIGKILL:
             last = list(life.lines())[-3:]
             self._world.crashes.append(f"{life.name} (pid {life.pid}) ended with {code}: {last}")
