@@ -94,6 +94,8 @@ class ActionWorker:
         self._redis = redis
         self._settings = settings
         self._lease = lease
+        self._epoch = lease.epoch
+        """Of this tenure: what outlives it must not go on in the name of a later one, which may be another's."""
         self._clock = clock
         self._sessions = sessions
         self._schedule = schedule
@@ -259,7 +261,7 @@ class ActionWorker:
         unsent: list[Told] = []
         for job, (verdict, at) in zip(jobs, await self.mark_sending(jobs, probe=turn is None), strict=True):
             if verdict == "sending":
-                job.sending_at, job.epoch = at, self._lease.epoch
+                job.sending_at, job.epoch = at, self._epoch
             if verdict in MAY_HAVE_BEEN_SENT and (lost := self._lost(job, verdict)):
                 unsent.append((job, await self._fate_of_lost(job, lost, turn)))
             elif verdict == "sending" and turn is not None:
@@ -433,7 +435,7 @@ class ActionWorker:
                 await job.noted  # `sent` is said before the end is
             if job is not None and outcome.state in (State.DONE, State.FAILED):
                 await self._put_items(job, outcome)
-        at, epoch = self._clock.now(), self._lease.epoch
+        at, epoch = self._clock.now(), self._epoch
         items = [self._records.settle(request, outcome, at, job, epoch) for request, outcome, job in fates]
         for fate, verdict in zip(fates, await self._settles.add_all(items), strict=True):
             request, outcome, job = fate
@@ -469,7 +471,7 @@ class ActionWorker:
 
     def _items_of(self, job: Job) -> Items:
         if job.items is None:
-            job.items = self._chunks.of(job.request.action_id, job.epoch or self._lease.epoch)
+            job.items = self._chunks.of(job.request.action_id, job.epoch or self._epoch)
         return job.items
 
     def _log(self, request: Request, outcome: Outcome) -> None:
@@ -485,20 +487,20 @@ class ActionWorker:
 
     async def _send_marks(self, items: list[Item]) -> list[tuple[str, float]]:
         script, settings = self._scripts["mark_sending"], self._settings
-        answer = await script(self._redis, self._lease.epoch, self._publish, settings.name, items)
+        answer = await script(self._redis, self._epoch, self._publish, settings.name, items)
         if not answer:
-            raise LeaseLost(f"epoch {self._lease.epoch} is over")
+            raise LeaseLost(f"epoch {self._epoch} is over")
         at = float(answer[0])
         return [(verdict.decode(), at) for verdict in answer[1:]]
 
     async def _send_sents(self, items: list[Item]) -> list[None]:
-        await self._scripts["mark_sent"](self._redis, self._lease.epoch, self._publish, items)
+        await self._scripts["mark_sent"](self._redis, self._epoch, self._publish, items)
         return [None] * len(items)
 
     async def _send_settles(self, items: list[Item]) -> list[str]:
         settings = self._settings
         verdicts: list[bytes] = await self._scripts["settle"](
-            self._redis, self._lease.epoch, self._publish, settings.results_length, settings.dead_length, items
+            self._redis, self._epoch, self._publish, settings.results_length, settings.dead_length, items
         )
         return [verdict.decode() for verdict in verdicts]
 
