@@ -89,6 +89,11 @@ class Bus:
         reply = await self._pipeline.execute("ZRANGE", servers_key(self.prefix), 0, -1, "WITHSCORES")
         return {name.decode(): float(beat) for name, beat in zip(reply[::2], reply[1::2], strict=True)}
 
+    async def time(self) -> float:
+        """Unix seconds by Redis' clock, by which deadlines are judged. Raises `BusUnavailable`."""
+        seconds, microseconds = await self._pipeline.execute("TIME")
+        return int(seconds) + int(microseconds) / 1e6
+
     async def close(self) -> None:
         """Close the connections.
 

@@ -208,6 +208,10 @@ class Bus:
         """The names of all servers that ever had a worker, with the unix time of its last heartbeat."""
         return self._background.run(self._bus.servers())
 
+    def time(self) -> float:
+        """Unix seconds by Redis' clock, by which deadlines are judged. Raises `BusUnavailable`."""
+        return self._background.run(self._bus.time())
+
     def close(self) -> None:
         """Close the connections and end the thread. Whoever still waits gets `BusUnavailable`; the actions go on."""
         self._background.stop(self._bus.close)

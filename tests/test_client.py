@@ -1054,6 +1054,11 @@ async def test_the_record_is_read(worker: FakeWorker, pbx: Server) -> None:
     assert record.request.get_all("Variable") == ["a=1", "b=2"]
 
 
+async def test_the_time_is_redis_own(bus: Bus, admin: redis.Redis) -> None:
+    before, asked, after = admin.time(), await bus.time(), admin.time()
+    assert before[0] + before[1] / 1e6 <= asked <= after[0] + after[1] / 1e6
+
+
 async def test_status_and_servers(worker: FakeWorker, bus: Bus, pbx: Server, admin: redis.Redis) -> None:
     assert await pbx.status() == {}
     assert await bus.servers() == {}

@@ -163,6 +163,7 @@ def test_status_and_servers(worker: FakeWorker, bus: Bus, pbx: Server, redis_ser
         admin.zadd("ami:servers", {"pbx1": 1.5})
     assert pbx.status() == {"state": "connected"}
     assert bus.servers() == {"pbx1": 1.5}
+    assert bus.time() == pytest.approx(time.time(), abs=60)
 
 
 def test_closing_ends_all_waiting_and_the_thread(worker: FakeWorker, redis_url: str) -> None:

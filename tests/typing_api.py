@@ -57,6 +57,7 @@ async def requests() -> None:
             failed.raise_for_state()
         assert_type(await pbx.status(), dict[str, str])
         assert_type(await bus.servers(), dict[str, float])
+        assert_type(await bus.time(), float)
 
 
 async def calls(pbx: Server) -> None:
