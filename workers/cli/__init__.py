@@ -19,6 +19,7 @@ from workers.cli.redirect import redirect
 from workers.cli.resolve import resolve
 from workers.cli.send import send
 from workers.cli.simulate import simulate
+from workers.cli.spool import spool
 from workers.cli.status import status
 from workers.cli.tail import tail
 from workers.cli.unknown import unknown
@@ -53,7 +54,7 @@ def cli() -> None:
 for _command in (
     demo, worker, send, tail, status, unknown, resolve,
     channels, queues, conferences, mailbox, hangup, redirect, record,
-    simulate, completion,
+    spool, simulate, completion,
 ):  # fmt: skip
     cli.add_command(_command)
 

@@ -15,6 +15,9 @@ CONFIG_VARIABLE: Final = f"{ENVIRONMENT_PREFIX}CONFIG"
 CLIENT_SETTINGS: Final = ("redis", "prefix")
 """All that a producer or reader needs; the rest is the worker's, its secrets above all."""
 
+SPOOL_SETTINGS: Final = ("redis", "server", "prefix", "drain_s", "log_format", "log_level")
+"""All that `amibus spool` needs."""
+
 _SECRET_FILES: Final = {"ami_secret_file": "", "ami_events_secret_file": ""}
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -71,11 +74,16 @@ def given(flags: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def client_settings(redis: str | None, prefix: str | None, config: str | None) -> Settings:
-    """Where the bus is. The worker's own settings are left alone: its secret is not this user's to read."""
-    wanted = {CONFIG_VARIABLE, *map(variable_of, CLIENT_SETTINGS)}
+    """Where the bus is."""
+    return chosen_settings(CLIENT_SETTINGS, {"redis": redis, "prefix": prefix}, config)
+
+
+def chosen_settings(names: Iterable[str], flags: Mapping[str, Any], config: str | None) -> Settings:
+    """The settings of a command that needs these alone: the worker's own are left alone, its secret is not this user's
+    to read."""
+    wanted = {CONFIG_VARIABLE, *map(variable_of, names)}
     environment = {name: value for name, value in os.environ.items() if name in wanted}
-    flags = given({"redis": redis, "prefix": prefix})
-    return load_settings({**flags, **_SECRET_FILES}, environment=environment, file=config)
+    return load_settings({**given(flags), **_SECRET_FILES}, environment=environment, file=config)
 
 
 def origins(flags: Mapping[str, Any], config: str | None) -> dict[str, str]:
