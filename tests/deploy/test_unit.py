@@ -1,4 +1,4 @@
-"""`deploy/amibus@.service` and its environment file, looked at by systemd's own tools."""
+"""`deploy/amibus@.service`, its environment file and `amibus-spool@.service`, looked at by systemd's own tools."""
 
 import re
 import shutil
@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.guarded import DEPLOY, GuardedRedis, need, process
+from tests.deploy.guarded import DEPLOY, GuardedRedis, need, process, wait_until
 from workers.cli.failures import SETTINGS
 from workers.config import Settings, load_settings
 
 UNIT = DEPLOY / "amibus@.service"
+SPOOL_UNIT = DEPLOY / "amibus-spool@.service"
 PROGRAM = "/opt/amibus/bin/amibus"
 MAX_EXPOSURE = 15
 """In tenths, as `systemd-analyze security` counts: up to 20 is its best class, "OK"."""
@@ -27,18 +28,19 @@ def analyze() -> str:
     return str(tool)
 
 
-@pytest.fixture
-def installed(tmp_path: Path) -> Path:
-    """The unit with a program that is there, since `verify` looks for it."""
-    unit = tmp_path / UNIT.name
-    unit.write_text(UNIT.read_text().replace(PROGRAM, str(shutil.which("true"))))
+@pytest.fixture(params=[UNIT, SPOOL_UNIT], ids=["worker", "spool"])
+def installed(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Each unit with a program that is there, since `verify` looks for it."""
+    shipped: Path = request.param
+    unit = tmp_path / shipped.name
+    unit.write_text(shipped.read_text().replace(PROGRAM, str(shutil.which("true"))))
     return unit
 
 
-def directives() -> dict[str, list[str]]:
+def directives(unit: Path = UNIT) -> dict[str, list[str]]:
     """The unit's lines by name."""
     found: dict[str, list[str]] = defaultdict(list)
-    for line in UNIT.read_text().splitlines():
+    for line in unit.read_text().splitlines():
         if line and line[0] not in "#[":
             name, _, value = line.partition("=")
             found[name].append(value)
@@ -62,15 +64,49 @@ def test_is_hardened(analyze: str, installed: Path) -> None:
     assert done.returncode == 0, done.stdout[-400:]
 
 
-def test_a_wrong_setting_is_not_tried_again() -> None:
-    assert directives()["RestartPreventExitStatus"] == [str(SETTINGS)]
-    assert directives()["Restart"] == ["always"]
-    assert directives()["StartLimitIntervalSec"] == ["0"]
+@pytest.mark.parametrize("unit", [UNIT, SPOOL_UNIT])
+def test_a_wrong_setting_is_not_tried_again(unit: Path) -> None:
+    assert directives(unit)["RestartPreventExitStatus"] == [str(SETTINGS)]
+    assert directives(unit)["Restart"] == ["always"]
+    assert directives(unit)["StartLimitIntervalSec"] == ["0"]
 
 
 def test_stopping_leaves_time_to_drain() -> None:
     # Twice: first for the answers, then for the last events.
     assert int(directives()["TimeoutStopSec"][0]) > 2 * Settings.drain_s
+    assert int(directives(SPOOL_UNIT)["TimeoutStopSec"][0]) > Settings.drain_s
+
+
+def test_the_spool_may_write_where_it_works_and_the_group_may_read_it() -> None:
+    unit = directives(SPOOL_UNIT)
+    [directory] = unit["ReadWritePaths"]
+    assert unit["ExecStart"] == [f"{PROGRAM} spool {directory}"]
+    assert unit["UMask"] == ["0007"]
+    page = (DEPLOY / "README.md").read_text()
+    assert f"install -d -m 2770 -o root -g {unit['SupplementaryGroups'][0]} {directory.replace('%i', 'pbx1')}" in page
+
+
+def test_the_spool_needs_no_more_than_a_producer_and_says_ready(guarded: GuardedRedis, tmp_path: Path) -> None:
+    address, directory = tmp_path / "notify", tmp_path / "spool"
+    directory.mkdir()
+    settings = {
+        "NOTIFY_SOCKET": str(address),
+        "AMIBUS_REDIS": guarded.url_of("amibus-producer"),
+        "AMIBUS_SERVER": "pbx1",
+    }
+    (directory / "ping.action").write_text("Action: Ping\n")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd, guarded.client() as admin:
+        systemd.bind(str(address))
+        systemd.settimeout(20)
+        admin.acl_log_reset()
+        command = [sys.executable, "-m", "workers.cli", "spool", "--drain-s", "0", "--settle", "0.1", str(directory)]
+        with process(command, settings) as spool:
+            assert systemd.recv(200) == b"READY=1"
+            wait_until("the action is queued", lambda: admin.xlen("ami:{pbx1}:actions") == 1)
+            spool.terminate()
+            assert spool.wait(20) == 0
+        # The heartbeat is not a producer's to read, and then nothing is said of an absent worker.
+        assert {entry["object"] for entry in admin.acl_log()} <= {"client|setinfo", "client", "ami:{pbx1}:worker"}
 
 
 def test_the_worker_understands_the_environment(tmp_path: Path) -> None:
