@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-from collections import Counter
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import replace
 from enum import Enum
@@ -23,7 +22,6 @@ from workers.config import Settings
 from workers.connection import AnswerTimeout, ConnectionLost, Unanswered
 from workers.diary import Diary
 from workers.intake import Intake
-from workers.items import ITEMS_LOST, Chunks, Items, are_many
 from workers.job import Job, make_job
 from workers.journal import JournalFull
 from workers.lease import Lease, LeaseLost
@@ -35,12 +33,10 @@ from workers.record_fields import record_fields
 from workers.records import Item, Records
 from workers.schedule import MAX_GROUP, Schedule, Turn
 from workers.sessions import Sessions
+from workers.settlement import DEPTH, Fate, Settlement, refused, reused
 
 REPEATS: Final = 3
 """How often a read-only action is asked again when its session, or its answer, was lost."""
-
-DEPTH: Final = 3
-"""Script calls of a kind under way at once: Redis is at one while this worker makes the next."""
 
 DISK_RETRY_S: Final = 1.0
 """How soon a disk that was full is tried again."""
@@ -80,9 +76,6 @@ class Next(Enum):
 Told = tuple[Job, Outcome | Next]
 """What became of a job."""
 
-Fate = tuple[Request, Outcome, Job | None]
-"""An entry's final state; the job is missing where none could be made of it."""
-
 
 class ActionWorker:
     """Takes entries, sends what may be sent, and settles each exactly once."""
@@ -105,21 +98,18 @@ class ActionWorker:
         self._publish = publish
         self._policy = Policy(settings.allow)
         self._records = Records(settings)
-        self._chunks = Chunks(redis, settings)
-        self._scripts = {name: Script(name, settings.keys) for name in ("mark_sending", "mark_sent", "settle")}
+        self._scripts = {name: Script(name, settings.keys) for name in ("mark_sending", "mark_sent")}
         self._marks: Batch[Item, tuple[str, float]] = Batch("marking", self._send_marks, DEPTH)
         self._sents: Batch[Item, None] = Batch("marking sent", self._send_sents)
-        self._settles: Batch[Item, str] = Batch("settling", self._send_settles, DEPTH)
+        self.settlement = Settlement(
+            redis, settings, epoch=self._epoch, clock=clock, calls=calls, records=self._records, publish=publish
+        )
         self._begun: set[asyncio.Task[None]] = set()
         """The tasks that have had their turn: what they hold may have been written."""
-        self._log_quietly = log.bind().debug
-        """Bound once: it is called for every action, nearly always to no effect."""
         self.intake = Intake(reader, settings.read_ahead, self.take)
         self.doubtful_before = 0.0
         """What changes something and was queued before this (unix seconds by Redis' clock) is not sent: another host's
         worker may have done so, and Redis may have forgotten it."""
-        self.totals: Counter[str] = Counter()
-        self.duplicates = 0
 
     async def run(self) -> None:
         """Take entries and handle each in a task of its own, until cancelled. Raises what a task could not cope
@@ -140,7 +130,7 @@ class ActionWorker:
     async def stop(self) -> None:
         """Give up every entry that is held. What is not settled stays pending, for whoever comes next."""
         await self.intake.stop()
-        for batch in (self._marks, self._sents, self._settles):
+        for batch in (self._marks, self._sents, self.settlement):
             batch.close()
 
     def take(self, requests: Iterable[Request]) -> None:
@@ -152,7 +142,7 @@ class ActionWorker:
             try:
                 job = self._admit(request)
             except Refused as refusal:
-                self.intake.hold([request], self._conclude([(request, _refused(refusal), None)]))
+                self.intake.hold([request], self._conclude([(request, refused(refusal), None)]))
                 continue
             if self._schedule.may_share(job.session, job.cost):
                 together.append(job)
@@ -294,7 +284,7 @@ class ActionWorker:
             self._mark_sent(waiting[action_id], response)
 
         def on_items(action_id: str, items: list[Event]) -> None:
-            self._items_of(waiting[action_id]).add([item.headers for item in items])
+            self.settlement.items_of(waiting[action_id]).add([item.headers for item in items])
 
         for job in jobs:
             if job.items is not None:
@@ -360,7 +350,7 @@ class ActionWorker:
         """What to do where `mark_sending` did not let it be sent."""
         match verdict:
             case "duplicate":
-                self.duplicates += 1
+                self.settlement.duplicates += 1
                 return Next.OVER
             case "settled":
                 return Next.OVER
@@ -373,10 +363,10 @@ class ActionWorker:
                     State.CANCELLED, code=ErrorCode.CANCELLED, message="it was taken back before it was sent"
                 )
             case "reused":
-                return _reused(job.request)
+                return reused(job.request)
             case _:
                 why = f"ChannelId {job.channel_id} belongs to a call that is alive"
-                return _refused(Refused(ErrorCode.DUPLICATE_CHANNEL_ID, why))
+                return refused(Refused(ErrorCode.DUPLICATE_CHANNEL_ID, why))
 
     # -- what a lost worker had begun
 
@@ -424,66 +414,9 @@ class ActionWorker:
     # -- settling
 
     async def _conclude(self, fates: Sequence[Fate]) -> None:
-        await self.settle(fates)
+        await self.settlement.settle(fates)
         for request, _, _ in fates:
             self.intake.let_go(request)
-
-    async def settle(self, fates: Sequence[Fate]) -> None:
-        """The final states: record, results, message and acknowledgement in one script."""
-        for _, outcome, job in fates:
-            if job is not None and job.noted is not None:
-                await job.noted  # `sent` is said before the end is
-            if job is not None and outcome.state in (State.DONE, State.FAILED):
-                await self._put_items(job, outcome)
-        at, epoch = self._clock.now(), self._epoch
-        items = [self._records.settle(request, outcome, at, job, epoch) for request, outcome, job in fates]
-        for fate, verdict in zip(fates, await self._settles.add_all(items), strict=True):
-            request, outcome, job = fate
-            if verdict == "missing":
-                # Redis went back in time, or the record was deleted: it is made anew, so that the fate is known all
-                # the same.
-                item = self._records.settle(request, outcome, at, job, epoch, whole=True)
-                verdict = await self._settles.add(item)  # noqa: PLW2901
-            elif verdict == "reused":
-                outcome = _reused(request)
-                item = self._records.settle(request, outcome, at, None, epoch)
-                verdict = await self._settles.add(item)  # noqa: PLW2901
-            if verdict in ("settled", "apart"):
-                self.totals[outcome.state] += 1
-                self._log(request, outcome)
-            elif verdict == "duplicate":
-                self.duplicates += 1
-            if outcome.state is State.UNKNOWN and job is not None and job.channel_id and not job.is_ruled_out:
-                self._calls.doubt(request.action_id, job.channel_id)
-
-    async def _put_items(self, job: Job, outcome: Outcome) -> None:
-        """Let a result that would be very large come without its items: these are put beside its record."""
-        if job.items is None and not (outcome.events and are_many(outcome.events)):
-            return
-        items = self._items_of(job)
-        if not await items.add_last(outcome.events):
-            outcome.state, outcome.code, outcome.message = State.UNKNOWN, ErrorCode.RECORD_LOST, ITEMS_LOST
-            outcome.events = []
-        elif items.are_apart:
-            outcome.events, outcome.items = [], items
-        else:
-            outcome.events = items.few
-
-    def _items_of(self, job: Job) -> Items:
-        if job.items is None:
-            job.items = self._chunks.of(job.request.action_id, job.epoch or self._epoch)
-        return job.items
-
-    def _log(self, request: Request, outcome: Outcome) -> None:
-        if outcome.state in (State.DONE, State.FAILED):
-            self._log_quietly(
-                "settled", action=request.action, action_id=request.action_id, state=outcome.state, code=outcome.code
-            )
-        else:
-            log.info(
-                "settled", action=request.action[:80], action_id=request.action_id, entry=request.entry,
-                producer=request.producer, state=outcome.state, code=outcome.code, why=outcome.message,
-            )  # fmt: skip
 
     async def _send_marks(self, items: list[Item]) -> list[tuple[str, float]]:
         script, settings = self._scripts["mark_sending"], self._settings
@@ -496,22 +429,6 @@ class ActionWorker:
     async def _send_sents(self, items: list[Item]) -> list[None]:
         await self._scripts["mark_sent"](self._redis, self._epoch, self._publish, items)
         return [None] * len(items)
-
-    async def _send_settles(self, items: list[Item]) -> list[str]:
-        settings = self._settings
-        verdicts: list[bytes] = await self._scripts["settle"](
-            self._redis, self._epoch, self._publish, settings.results_length, settings.dead_length, items
-        )
-        return [verdict.decode() for verdict in verdicts]
-
-
-def _refused(refusal: Refused) -> Outcome:
-    return Outcome(State.REJECTED, code=ErrorCode(refusal.code), message=str(refusal))
-
-
-def _reused(request: Request) -> Outcome:
-    why = f"ActionID {request.action_id} was already used for something else"
-    return _refused(Refused(ErrorCode.ACTION_ID_REUSED, why))
 
 
 def _of_read(job: Job, what: "Exchange | Unanswered") -> "Outcome | Next":

@@ -85,7 +85,7 @@ class Recovery:
                 raise request.refusal
             job = make_job(request, self._settings.server)
         except Refused:  # an older version, with other rules, had begun it
-            await self._worker.settle([(request, WORKER_LOST, None)])
+            await self._worker.settlement.settle([(request, WORKER_LOST, None)])
             return
         job.epoch, job.sending_at = int(epoch or 0), float(sending_at or 0) or None
         self._worker.take_over(job)
@@ -104,9 +104,9 @@ class Recovery:
         )
         for begun in [begun async for begun in self._begun_records() if begun.lane == lane and begun.entry in entries]:
             entries.discard(begun.entry)
-            await self._worker.settle([(begun.request, outcome, None)])
+            await self._worker.settlement.settle([(begun.request, outcome, None)])
         for entry in sorted(entries):
-            await self._worker.settle([(Request(lane, entry, entry_action_id(lane, entry)), outcome, None)])
+            await self._worker.settlement.settle([(Request(lane, entry, entry_action_id(lane, entry)), outcome, None)])
 
     async def _look_for_forgotten(self) -> None:
         """Settle what was begun and has no entry any more, once after Redis may have gone back in time.
@@ -120,7 +120,7 @@ class Recovery:
             return
         begun = await until_done("what was begun", self._forgotten)
         for each in begun:
-            await self._worker.settle([(each.request, ENTRY_FORGOTTEN, None)])
+            await self._worker.settlement.settle([(each.request, ENTRY_FORGOTTEN, None)])
         if begun:
             log.error("redis has gone back in time, and forgot entries that were begun", records=len(begun))
         await until_done("this search", lambda: self._redis.hset(keys.holder, mapping={"searched": known_by}))

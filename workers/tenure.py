@@ -370,7 +370,7 @@ class Tenure:
             notify("WATCHDOG=1")
 
     def _heartbeat(self) -> dict[str, Any]:
-        totals = self._worker.totals
+        totals = self._worker.settlement.totals
         return {
             "worker": self._settings.name,
             "host": socket.gethostname(),
@@ -384,7 +384,7 @@ class Tenure:
             "queued": self._queued,
             "in_flight": self._sessions.in_flight,
             **{state: totals[state] for state in ("done", "failed", "rejected", "expired", "cancelled", "unknown")},
-            "duplicates": self._worker.duplicates,
+            "duplicates": self._worker.settlement.duplicates,
             "calls": len(self._calls),
             "events_in": self._pump.events_in,
             "events_dropped": self._pump.events_dropped,
