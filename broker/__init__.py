@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from broker.call import Call
+    from broker.call_state import Bridge, CallOutcome, Disposition, Leg
     from broker.client import Bus, Server
     from broker.codec import FINAL_STATES, BadMessage, BusEvent, BusResponse, Result, State
     from broker.errors import (
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         ResultTimeout,
         SettingsError,
     )
+    from broker.follow import FollowedCall
     from broker.record import Record
     from broker.telephony import (
         Channel,
@@ -62,20 +64,25 @@ __all__ = [
     "ActionUnknown",
     "AmibusError",
     "BadMessage",
+    "Bridge",
     "Bus",
     "BusEvent",
     "BusResponse",
     "BusUnavailable",
     "Call",
+    "CallOutcome",
     "Channel",
     "Conference",
     "ConferenceMember",
     "ConferenceRoom",
     "DeviceState",
+    "Disposition",
     "ErrorCode",
     "ExtensionState",
+    "FollowedCall",
     "IaxPeer",
     "ItemsGone",
+    "Leg",
     "Mailbox",
     "MailboxUser",
     "NoSuchAction",
@@ -100,7 +107,9 @@ _HOMES = {
     "Bus": "client",
     "Server": "client",
     "Call": "call",
+    "FollowedCall": "follow",
     "Record": "record",
+    **dict.fromkeys(("Bridge", "CallOutcome", "Disposition", "Leg"), "call_state"),
     **dict.fromkeys(("FINAL_STATES", "BadMessage", "BusEvent", "BusResponse", "Result", "State"), "codec"),
     **dict.fromkeys(
         (

@@ -3,93 +3,31 @@
 import asyncio
 import contextlib
 import weakref
-from collections import deque
-from collections.abc import AsyncGenerator, Callable
-from types import TracebackType
-from typing import Final, Self
+from collections.abc import Callable
 
-from broker.codec import BusEvent, BusResponse, Result, State
+from broker.call_events import ActionReader, Feed, Subscription
+from broker.call_state import CallOutcome, CallState
+from broker.call_story import CallStory, Story
+from broker.codec import BusResponse, Result, State
 from broker.dispatcher import Dispatcher
 from broker.entry import own_channel_id
 from broker.errors import ResultTimeout
 from broker.items import with_items
 from broker.keys import Keys
-from broker.link import Interrupted
-from broker.messages import decoded, field_of, gap_before, stream_event
 from broker.pipeline import Pipeline
 from broker.record import Record
 from broker.submission import Submission, Submissions
 from broker.telephony import ChannelControl, TypedCalls
 
-MAX_QUEUED: Final = 1000
-"""Events kept for a reader who is slower than they come. Beyond it they are read again from the `events` stream."""
 
-LOOK_S: Final = 5.0
-"""How often the record is read while no event comes, in case the last one's message was lost."""
-
-AGAIN_S: Final = 0.5
-"""How soon Redis is asked again when it could not be reached."""
-
-PAGE: Final = 500
-
-ENDINGS: Final = ("Hangup", "BusCallEnded")
-"""After these events the record is asked whether the call is over; it is written in the same step as they are."""
-
-
-class Feed:
-    """What comes on the action's channel, kept until somebody reads it."""
-
-    def __init__(self, submissions: Submissions) -> None:
-        self.queue: deque[BusEvent] = deque()
-        self.missed = False
-        self.response: BusResponse | None = None
-        self.news = asyncio.Event()
-        self._submissions = submissions
-
-    def receive(self, data: bytes) -> None:
-        """A message on the channel."""
-        message = decoded(data, "an action's channel")
-        if isinstance(message, BusEvent):
-            if len(self.queue) >= MAX_QUEUED:
-                self.queue.clear()
-                self.missed = True
-            self.queue.append(message)
-            self.news.set()
-        elif isinstance(message, Result):
-            self._submissions.take(message)
-        elif message is not None:
-            self.response = message
-
-    def interrupted(self) -> None:
-        """The channel was away for a while: what it carried then is in the `events` stream."""
-        self.missed = True
-        self.news.set()
-
-
-class Channel:
-    """The subscription to one action's channel, given back once, from whatever thread."""
-
-    def __init__(self, dispatcher: Dispatcher, name: str, feed: Feed) -> None:
-        self._dispatcher = dispatcher
-        self._name = name
-        self._feed = feed
-
-    async def open(self) -> None:
-        """Subscribe. Raises `BusUnavailable`."""
-        await self._dispatcher.subscribe(self._name, self._feed)
-
-    def close(self) -> None:
-        """Unsubscribe; harmless when repeated."""
-        self._dispatcher.unsubscribe(self._name, self._feed)
-
-
-class Call(ChannelControl):
+class Call(CallStory, ChannelControl):
     """An action on its way, as `Server.submit` returns it.
 
-        call = await pbx.submit("Originate", Channel="PJSIP/100", Application="Echo")
-        async for event in call.events():
-            print(event.name)
-        result = await call.result(timeout=60)
+        call = await pbx.originate("PJSIP/100", "200", ring_s=20)
+        outcome = await call.answered()
+        if outcome.is_answered:
+            await call.bridged()
+        print((await call.ended()).cause_text)
 
     It listens to the action's channel until the call is over, or `close` (or the end of `async with`) says
     so, or nobody holds it any more.
@@ -102,25 +40,37 @@ class Call(ChannelControl):
         submissions: Submissions,
         pipeline: Pipeline,
         dispatcher: Dispatcher,
-        feed: Feed,
     ) -> None:
+        """To be opened before the action is queued, and started when it is."""
         self._server = server
         self._submission = submission
         self._submissions = submissions
-        self._pipeline = pipeline
-        self._dispatcher = dispatcher
-        self._feed = feed
         self._keys: Keys = submissions.keys
-        self._last: tuple[int, int] | None = None
-        self._read_to: tuple[int, int] | None = None
-        self._position = _before(self.entry)
-        self._seen_record = False
-        self._asked = True
-        self._asked_with: Result | None = None
-        self._over = False
-        submission.on_news = feed.news.set
-        self._release = self._releaser()
+        feed = self._feed = Feed(submissions)
+        self._reader = ActionReader(submission, submissions, pipeline, dispatcher)
+        state = CallState(self.channel_id, submission.action_id)
+        story = self._story = Story(state, ActionReader(submission, submissions, pipeline, dispatcher))
+        feed.readers += [self._reader, story.reader]
+        self._subscription = Subscription(dispatcher, self._keys.action(submission.action_id), feed)
+
+        def on_news() -> None:
+            if submission.result is not None:
+                state.settle(submission.result)
+            story.tell()
+            feed.wake()
+
+        submission.on_news = on_news
+        self._release = _releaser(feed, self._subscription)
         weakref.finalize(self, self._forgetter()).atexit = False
+
+    async def _open(self) -> None:
+        """Listen. Raises `BusUnavailable`."""
+        await self._subscription.open()
+
+    def _start(self) -> None:
+        """The action is queued."""
+        self._reader.start(self.entry)
+        self._story.start(self.entry)
 
     @property
     def action_id(self) -> str:
@@ -176,56 +126,44 @@ class Call(ChannelControl):
             raise ResultTimeout(self.action_id, timeout or 0.0) from None
         return result.raise_for_state() if raise_on_failure else result
 
+    async def answered(self, timeout: float | None = None) -> CallOutcome:
+        """Wait until it is known how the dialling went: answered, busy, no answer, congestion or failed.
+
+        None of these is an exception. `timeout` is the caller's own patience in seconds (None: without end). Raises
+        `ResultTimeout`; the `ActionError` of a call that was not placed (`rejected`, `expired`, `cancelled`) or of
+        which nobody knows (`unknown`); `BusUnavailable`.
+        """
+        self._must_place_call()
+        await self.result(timeout, raise_on_failure=False)
+        self._must_be_placed()
+        return self._story.state.outcome()
+
     async def action_record(self) -> Record | None:
         """The record as it is now; None if there is none (not taken up yet, or expired). Raises `BusUnavailable`."""
         return await self._submissions.look(self._submission, patiently=True)
 
-    async def events(self) -> AsyncGenerator[BusEvent]:
-        """The events of this action in their order, none twice, until its call is over.
-
-        An action that places no call is over with its result. What was missed while the subscription was
-        interrupted, or because the reader was slow, is read again from the `events` stream; where that has
-        been trimmed meanwhile, a `BusGap` says so. To be read by one task; a second iteration goes on where
-        the first stopped. Raises `BusUnavailable`, also where this Redis user may not read `events` and
-        something was missed.
-        """
-        ask, ended = True, self._over
-        while True:
-            if self._feed.missed:
-                self._feed.missed = False
-                async for event in self._catch_up():
-                    yield event
-                ask = True
-            elif self._feed.queue:
-                event = self._feed.queue.popleft()
-                ask = ask or event.name in ENDINGS
-                if self._is_news(event):
-                    yield event
-            elif ended:
-                break
-            elif ask:
-                ended = await self._ends()
-                ask = False
-            else:
-                ask = await self._wait_for_news()
-        self.close()
-
     def close(self) -> None:
         """Listen to the action's channel no more: `events` ends; `result` goes on working. The action goes on too."""
-        self._over = True
         self._release()
-        self._feed.news.set()
 
-    async def __aenter__(self) -> Self:
-        return self
+    async def _is_over(self) -> bool:
+        # The record knows what was missed, and it is complete: it was written in the same step as the last event was.
+        record = await self.action_record()
+        self._must_be_placed()
+        if record is not None and self._submission.owns(record):
+            self._story.state.recall(record)
+        state, result = self._story.state, self._submission.result
+        return state.is_over or (result is not None and result.state is State.FAILED)
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
+    def _must_place_call(self) -> None:
+        if not self._submission.places_call:
+            raise TypeError(f"{self.action} places no call")
 
-    def _releaser(self) -> Callable[[], None]:
-        return Channel(self._dispatcher, self._keys.action(self.action_id), self._feed).close
+    def _must_be_placed(self) -> None:
+        """Raise the `ActionError` of a call that was not placed, or of which nothing is known."""
+        result = self._submission.result
+        if result is not None and result.state is not State.FAILED and not self._story.state.is_dialled:
+            result.raise_for_state()
 
     def _forgetter(self) -> Callable[[], None]:
         # What runs when nobody holds the call any more must not hold it itself, and may run on any thread.
@@ -242,106 +180,11 @@ class Call(ChannelControl):
 
         return forget_on_loop
 
-    def _is_news(self, event: BusEvent) -> bool:
-        at = (event.epoch, event.seq)
-        if self._last is not None and at <= self._last:
-            return False
-        self._last = at
-        return True
 
-    async def _wait_for_news(self) -> bool:
-        """Wait for an event, an interruption or the result. True if the record should be read."""
-        if self._submission.failure is not None:
-            raise self._submission.failure
-        try:
-            async with asyncio.timeout(LOOK_S if self._asked else AGAIN_S):
-                await self._feed.news.wait()
-        except TimeoutError:
-            return True
-        self._feed.news.clear()
-        return self._over or self._submission.result is not self._asked_with
+def _releaser(feed: Feed, subscription: Subscription) -> Callable[[], None]:
+    def release() -> None:
+        for reader in feed.readers:
+            reader.close()
+        subscription.close()
 
-    async def _ends(self) -> bool:
-        """Whether the action, and its call if it has one, is over, and all its events are in the queue."""
-        if self._over:
-            return True
-        self._asked_with = self._submission.result
-        try:
-            self._asked = False
-            if not await self._is_over():
-                self._asked = True
-                return False
-            # The record was read on another connection: wait for what was published before that.
-            await self._dispatcher.barrier()
-        except Interrupted:
-            # Redis is away: ask again, and once the subscription is back, what was missed is caught up with.
-            return False
-        return True
-
-    async def _is_over(self) -> bool:
-        # As it was before the look: a result that comes while the record is read says nothing about a record that was
-        # not there yet.
-        settled = self._submission.result
-        if settled is not None and not self._is_call and settled.entry == self.entry:
-            return True
-        record = await self._submissions.look(self._submission)
-        if record is None:
-            # Not taken up yet; or settled, or seen before, and expired since.
-            return settled is not None or self._seen_record
-        if not self._submission.owns(record):
-            return settled is not None
-        self._seen_record = True
-        self._rewind(record.entry)
-        if record.call:
-            return record.call == "ended"
-        if not self._is_call:
-            return record.is_final
-        # A done Originate has a call, even if its first event is still to come.
-        return record.is_final and record.state is not State.DONE
-
-    @property
-    def _is_call(self) -> bool:
-        return self.action.lower() == "originate"
-
-    def _rewind(self, entry: str) -> None:
-        # The same action was asked for before: its events began with that entry.
-        if self._last is None and entry and entry != self.entry and _before(entry) != self._position:
-            self._position = _before(entry)
-            self._feed.missed = True
-
-    async def _catch_up(self) -> AsyncGenerator[BusEvent]:
-        """What the `events` stream holds of this action and was not handed out yet."""
-        ours = self.action_id.encode()
-        while True:
-            try:
-                page = await self._pipeline.enqueue("XRANGE", self._keys.events, self._position, "+", "COUNT", PAGE)
-            except Interrupted:
-                self._feed.missed = True
-                await asyncio.sleep(AGAIN_S)
-                return
-            for at, (raw_id, fields) in enumerate(page):
-                data = field_of(fields, b"data")
-                if at in (0, len(page) - 1) or ours in data:
-                    for event in self._read_again(stream_event(raw_id.decode(), data), first=at == 0):
-                        yield event
-                self._position = f"({raw_id.decode()}"
-            if len(page) < PAGE:
-                return
-
-    def _read_again(self, event: BusEvent | None, *, first: bool) -> list[BusEvent]:
-        """An event of the stream if it is ours and new; before it a `BusGap` if the page begins after a hole."""
-        if event is None:
-            return []
-        at = (event.epoch, event.seq)
-        known = max((place for place in (self._last, self._read_to) if place is not None), default=None)
-        gap = gap_before(event, known) if first else None
-        news = [] if gap is None else [gap]
-        self._read_to = at if known is None else max(known, at)
-        if self.action_id in event.action_ids and self._is_news(event):
-            news.append(event)
-        return news
-
-
-def _before(entry: str) -> str:
-    """Where to read `events` from, to see all that came after an entry of a lane: ids are comparable by time only."""
-    return f"{entry.partition('-')[0]}-0"
+    return release

@@ -16,16 +16,18 @@ import asyncio
 import base64
 import contextlib
 import os
+import weakref
 from collections.abc import AsyncGenerator, Mapping
 from types import TracebackType
 from typing import Final, Self
 
-from broker.call import Call, Feed
+from broker.call import Call
 from broker.codec import BusEvent, Result
 from broker.dispatcher import Dispatcher
 from broker.entry import HeaderValue, encode_action
 from broker.errors import AmibusError, BusUnavailable, ErrorCode, Refused, ResultTimeout
 from broker.event_stream import NOW, EventStream
+from broker.follow import FollowedCall
 from broker.items import with_items
 from broker.keys import ACTIONS, DEFAULT_PREFIX, URGENT, Keys, servers_key
 from broker.link import Address, Links
@@ -131,6 +133,7 @@ class Server(TypedCalls):
         self._links = links
         self._submissions = Submissions(keys, pipeline)
         self._listening: asyncio.Task[None] | None = None
+        self._followed: weakref.WeakSet[FollowedCall] = weakref.WeakSet()
 
     def __repr__(self) -> str:
         return f"<Server {self.name}>"
@@ -209,19 +212,41 @@ class Server(TypedCalls):
         submission = self._submission(
             action, action_id, headers, pairs, producer, deadline, answer_timeout, tag, traceparent
         )
-        feed = Feed(self._submissions)
-        channel = self._keys.action(submission.action_id)
+        call = Call(self, submission, self._submissions, self._pipeline, self._dispatcher)
         self._submissions.register(submission)
         try:
             async with self._patience(submission, timeout):
                 await self._listen()
-                await self._dispatcher.subscribe(channel, feed)
+                await call._open()
                 await self._add(submission, urgent)
-                return Call(self, submission, self._submissions, self._pipeline, self._dispatcher, feed)
         except BaseException:
-            self._dispatcher.unsubscribe(channel, feed)
+            call.close()
             self._submissions.forget(submission)
             raise
+        call._start()
+        return call
+
+    async def follow(self, uniqueid: str, *, timeout: float | None = None) -> FollowedCall:
+        """Follow a live call that the bus did not place, by the Uniqueid of one of its channels.
+
+            async for event in pbx.events("Newchannel"):
+                call = await pbx.follow(event.headers["Uniqueid"])
+                print(await call.answered())
+
+        Its legs are that channel, those that now have the same Linkedid, and all that join them. The worker publishes
+        their events on the call's own channel from now on; it is asked again as long as somebody holds the call.
+        `timeout` is how many seconds its answer may take (None: without end). Raises `ActionFailed`: there is no such
+        channel (code `asterisk-error`), Asterisk is away (`not-executed`); `ActionRejected`, code `forbidden`: 1,000
+        calls are followed already; `ResultTimeout`; `BusUnavailable`.
+        """
+        call = FollowedCall(self, self.name, uniqueid, self._keys, self._submissions, self._pipeline, self._dispatcher)
+        try:
+            await call._open(timeout)
+        except BaseException:
+            call.close()
+            raise
+        self._followed.add(call)
+        return call
 
     def events(self, *names: str, since: str = NOW) -> AsyncGenerator[BusEvent]:
         """AMI events from the server's `events` stream: all, or those of the names given. Never ends by
@@ -321,6 +346,8 @@ class Server(TypedCalls):
             self._listening.cancel()
             await asyncio.wait([self._listening])
         await self._submissions.close(error)
+        for call in tuple(self._followed):
+            call._following.fail(error)
 
 
 def _succeeded(task: "asyncio.Task[None]") -> bool:

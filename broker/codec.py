@@ -131,6 +131,8 @@ class BusEvent:
     epoch: int
     seq: int
     """Grows by one per event of an epoch: a jump means that events were trimmed or a message was lost."""
+    calls: list[str] = field(default_factory=list)
+    """The followed calls that it belongs to, by the Uniqueid that is followed."""
     id: str | None = None
     """The id of its entry in the `events` stream, where it was read from there."""
 
@@ -220,6 +222,8 @@ def event_map(event: BusEvent) -> dict[str, Any]:
         "name": event.name,
         "headers": event.headers.to_map(),
     }
+    if event.calls:
+        message["calls"] = event.calls
     if event.headers.latin1:
         message["latin1"] = list(event.headers.latin1)
     return message
@@ -258,9 +262,7 @@ def unpack(data: bytes) -> dict[str, Any]:
 
 
 def _event(message: dict[str, Any]) -> BusEvent:
-    action_ids = message["action_ids"]
-    if not isinstance(action_ids, list) or not all(isinstance(action_id, str) for action_id in action_ids):
-        raise TypeError("action_ids is not a list of texts")
+    action_ids = _texts(message["action_ids"], "action_ids")
     return BusEvent(
         server=_text(message, "server"),
         name=_text(message, "name"),
@@ -268,6 +270,7 @@ def _event(message: dict[str, Any]) -> BusEvent:
         action_ids=action_ids,
         epoch=int(message["epoch"]),
         seq=int(message["seq"]),
+        calls=_texts(message.get("calls", []), "calls"),
     )
 
 
@@ -297,6 +300,12 @@ def _result(message: dict[str, Any]) -> Result:
         sending_at=message.get("sending_at"),
         settled_at=message.get("settled_at"),
     )
+
+
+def _texts(value: Any, name: str) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise TypeError(f"{name} is not a list of texts")
+    return value
 
 
 def _text(message: dict[str, Any], name: str) -> str:

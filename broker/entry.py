@@ -36,6 +36,7 @@ _ACTION_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _ENTRY_ID = re.compile(r"\d+-\d+")
 _PRODUCER = re.compile(r"[A-Za-z0-9_@-]{1,32}")
 _REPLY = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_TARGET = re.compile(r"[!-~]{1,149}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]{0,200})?")
 _HEADER_NAME = re.compile(r"[!-9;-~]+")
 _BUS_FIELDS = frozenset(
@@ -80,7 +81,7 @@ class Request:
     tag: str = ""
     traceparent: str = ""
     target: str = ""
-    """`Bus-Target`: the ActionID that the worker's own actions are about."""
+    """`Bus-Target`: the ActionID or Uniqueid that the worker's own actions are about."""
     fingerprint: str = ""
     refusal: Refused | None = None
     name: str = ""
@@ -249,7 +250,7 @@ def _read_bus_field(request: Request, name: str, value: str) -> None:
     elif name == "bus-reply":
         request.reply = _matched("Bus-Reply", value, _REPLY)
     elif name == "bus-target":
-        request.target = _matched("Bus-Target", value, _ACTION_ID)
+        request.target = _matched("Bus-Target", value, _TARGET)
     elif name == "bus-traceparent":
         request.traceparent = _matched("Bus-Traceparent", value, _TRACEPARENT)
     elif name == "bus-tag":

@@ -38,6 +38,7 @@ class Keys:
         "dead",
         "epoch",
         "events",
+        "follows",
         "holder",
         "lease",
         "legs",
@@ -63,6 +64,7 @@ class Keys:
         self.results = f"{self.root}results"
         self.dead = f"{self.root}dead"
         self.legs = f"{self.root}legs"
+        self.follows = f"{self.root}follows"
         self.worker = f"{self.root}worker"
         self.lease = f"{self.root}lease"
         self.epoch = f"{self.root}epoch"
@@ -74,7 +76,7 @@ class Keys:
         streams = (self.actions, self.urgent, self.events, self.results, self.dead)
         return {
             **dict.fromkeys(streams, "stream"),
-            **dict.fromkeys((self.legs, self.worker, self.holder), "hash"),
+            **dict.fromkeys((self.legs, self.follows, self.worker, self.holder), "hash"),
             **dict.fromkeys((self.lease, self.epoch), "string"),
             servers_key(self.prefix): "zset",
         }
@@ -90,6 +92,10 @@ class Keys:
     def items(self, action_id: str) -> str:
         """The list of the items of a very large result, in chunks."""
         return f"{self.action(action_id)}:items"
+
+    def call(self, uniqueid: str) -> str:
+        """The channel of the events of a call that is followed."""
+        return f"{self.root}call:{uniqueid}"
 
     def reply(self, name: str) -> str:
         """The channel of results for whoever named it in `Bus-Reply`."""

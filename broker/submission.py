@@ -51,6 +51,11 @@ class Submission:
         """The action's name."""
         return self.fields[1]
 
+    @property
+    def places_call(self) -> bool:
+        """Whether it is an Originate."""
+        return self.action.lower() == "originate"
+
     def header(self, name: str) -> str | None:
         """The first value that was asked for under that name, in whatever case."""
         pairs = zip(self.fields[::2], self.fields[1::2], strict=True)

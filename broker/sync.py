@@ -22,13 +22,15 @@ from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar
 
 from broker import call as aio_call
 from broker import client as aio
+from broker import follow as aio_follow
 from broker import telephony
+from broker.call_state import Leg
 from broker.codec import BusEvent, BusResponse
 from broker.errors import BusUnavailable
 from broker.event_stream import NOW
 from broker.keys import DEFAULT_PREFIX
 
-__all__ = ["Bus", "Call", "Conference", "Server"]
+__all__ = ["Bus", "Call", "Conference", "FollowedCall", "Server"]
 
 STOP_TIMEOUT_S: Final = 10.0
 """How long `close` waits for the connections to be closed."""
@@ -266,6 +268,11 @@ class Server(_Blocking[aio.Server]):
     action_record = _blocking(aio.Server.action_record)
     status = _blocking(aio.Server.status)
 
+    def follow(self, uniqueid: str, *, timeout: float | None = None) -> "FollowedCall":
+        """Follow a live call that the bus did not place: see `broker.Server.follow`."""
+        call = self._background.run(self._awaited.follow(uniqueid, timeout=timeout))
+        return FollowedCall(call, self._background)
+
     def conference(self, name: str) -> "Conference":
         """A conference by its name, to look into it and to steer it."""
         return Conference(self._awaited.conference(name), self._background)
@@ -295,8 +302,11 @@ class Conference(_Blocking[telephony.Conference]):
     unmute = _blocking(telephony.Conference.unmute)
 
 
-class Call(_Blocking[aio_call.Call]):
-    """An action on its way, as `Server.submit` returns it: see `broker.Call`."""
+Placed = TypeVar("Placed", aio_call.Call, aio_follow.FollowedCall)
+
+
+class _Story(_Blocking[Placed]):
+    """What a call of the bus and one that is merely followed have in common."""
 
     def __enter__(self) -> Self:
         return self
@@ -308,6 +318,54 @@ class Call(_Blocking[aio_call.Call]):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    @property
+    def uniqueid(self) -> str:
+        """The Uniqueid of the channel that was dialled, or is followed."""
+        return self._awaited.uniqueid
+
+    @property
+    def channel(self) -> str:
+        """Its name, as far as it is known."""
+        return self._awaited.channel
+
+    @property
+    def legs(self) -> tuple[Leg, ...]:
+        """Every channel that the call has had so far: see `broker.Call.legs`."""
+        return self._awaited.legs
+
+    def events(self) -> Generator[BusEvent]:
+        """The events in their order, until the call is over: see `broker.Call.events`."""
+        return _iterate(self._background, self._awaited.events())
+
+    def close(self) -> None:
+        """Listen no more. The call goes on."""
+        self._background.start_soon(self._closed())
+
+    async def _closed(self) -> None:
+        self._awaited.close()
+
+
+class FollowedCall(_Story[aio_follow.FollowedCall]):
+    """A call that somebody else placed, as `Server.follow` returns it: see `broker.FollowedCall`."""
+
+    answered = _blocking(aio_follow.FollowedCall.answered)
+    bridged = _blocking(aio_follow.FollowedCall.bridged)
+    ended = _blocking(aio_follow.FollowedCall.ended)
+
+    getvar = _blocking(aio_follow.FollowedCall.getvar)
+    hangup = _blocking(aio_follow.FollowedCall.hangup)
+    hold_at = _blocking(aio_follow.FollowedCall.hold_at)
+    park = _blocking(aio_follow.FollowedCall.park)
+    record = _blocking(aio_follow.FollowedCall.record)
+    redirect = _blocking(aio_follow.FollowedCall.redirect)
+    retrieve = _blocking(aio_follow.FollowedCall.retrieve)
+    setvar = _blocking(aio_follow.FollowedCall.setvar)
+    stop_recording = _blocking(aio_follow.FollowedCall.stop_recording)
+
+
+class Call(_Story[aio_call.Call]):
+    """An action on its way, as `Server.submit` returns it: see `broker.Call`."""
 
     @property
     def action_id(self) -> str:
@@ -341,6 +399,9 @@ class Call(_Blocking[aio_call.Call]):
 
     result = _blocking(aio_call.Call.result)
     action_record = _blocking(aio_call.Call.action_record)
+    answered = _blocking(aio_call.Call.answered)
+    bridged = _blocking(aio_call.Call.bridged)
+    ended = _blocking(aio_call.Call.ended)
 
     getvar = _blocking(aio_call.Call.getvar)
     hangup = _blocking(aio_call.Call.hangup)
@@ -351,14 +412,3 @@ class Call(_Blocking[aio_call.Call]):
     retrieve = _blocking(aio_call.Call.retrieve)
     setvar = _blocking(aio_call.Call.setvar)
     stop_recording = _blocking(aio_call.Call.stop_recording)
-
-    def events(self) -> Generator[BusEvent]:
-        """The events of this action in their order, until its call is over: see `broker.Call.events`."""
-        return _iterate(self._background, self._awaited.events())
-
-    def close(self) -> None:
-        """Listen to the action's channel no more. The action goes on."""
-        self._background.start_soon(self._closed())
-
-    async def _closed(self) -> None:
-        self._awaited.close()

@@ -26,7 +26,7 @@ from broker import (
     SettingsError,
     State,
 )
-from broker import call as call_module
+from broker import call_events as call_module
 from broker import dispatcher as dispatcher_module
 from broker import event_stream as event_stream_module
 from broker import link as link_module
@@ -779,8 +779,8 @@ async def test_a_slow_reader_catches_up_from_the_stream(
     worker.on("Originate", answer)
     call = await pbx.submit("Originate", Channel="Local/1", timeout=10)
     await written.wait()
-    await call._dispatcher.barrier()
-    assert len(call._feed.queue) <= 10
+    await call._reader._dispatcher.barrier()
+    assert len(call._reader._queue) <= 10
     events = await collected(call)
     assert [event.seq for event in events] == [*range(1, 100, 2), 101]
     assert not any(event.name == "BusGap" for event in events)

@@ -20,20 +20,25 @@ PUBLIC = {
     "ActionUnknown",
     "AmibusError",
     "BadMessage",
+    "Bridge",
     "Bus",
     "BusEvent",
     "BusResponse",
     "BusUnavailable",
     "Call",
+    "CallOutcome",
     "Channel",
     "Conference",
     "ConferenceMember",
     "ConferenceRoom",
     "DeviceState",
+    "Disposition",
     "ErrorCode",
     "ItemsGone",
     "ExtensionState",
+    "FollowedCall",
     "IaxPeer",
+    "Leg",
     "Mailbox",
     "MailboxUser",
     "NoSuchAction",
@@ -57,7 +62,7 @@ PUBLIC = {
 
 def test_the_public_names_are_these() -> None:
     assert set(broker.__all__) == PUBLIC
-    assert set(broker.sync.__all__) == {"Bus", "Call", "Conference", "Server"}
+    assert set(broker.sync.__all__) == {"Bus", "Call", "Conference", "FollowedCall", "Server"}
 
 
 def test_every_public_name_is_there_and_documented() -> None:

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from broker.ami import Event, Exchange, Response
 from broker.codec import State
-from broker.entry import Request, printable
+from broker.entry import Request
 from broker.errors import ErrorCode, Refused
 from broker.scripts import Script
 from workers.batch import Batch
@@ -27,6 +27,7 @@ from workers.journal import JournalFull
 from workers.lease import Lease, LeaseLost
 from workers.originates import Originates, unknown
 from workers.outcome import Outcome, outcome_of
+from workers.own_actions import OwnActions, is_own
 from workers.policy import Policy
 from workers.reader import Reader
 from workers.record_fields import record_fields
@@ -83,6 +84,7 @@ class ActionWorker:
     def __init__(
         self, redis: "Redis", settings: Settings, *, lease: Lease, clock: ServerClock, sessions: Sessions,
         schedule: Schedule, calls: Calls, originates: Originates, diary: Diary, reader: Reader, publish: str,
+        own: OwnActions,
     ) -> None:  # fmt: skip
         self._redis = redis
         self._settings = settings
@@ -96,6 +98,7 @@ class ActionWorker:
         self._originates = originates
         self._diary = diary
         self._publish = publish
+        self._own = own
         self._policy = Policy(settings.allow)
         self._records = Records(settings)
         self._scripts = {name: Script(name, settings.keys) for name in ("mark_sending", "mark_sent")}
@@ -144,7 +147,9 @@ class ActionWorker:
             except Refused as refusal:
                 self.intake.hold([request], self._conclude([(request, refused(refusal), None)]))
                 continue
-            if self._schedule.may_share(job.session, job.cost):
+            if is_own(request):
+                self.intake.hold([request], self._do_myself(job))
+            elif self._schedule.may_share(job.session, job.cost):
                 together.append(job)
             else:
                 self.intake.hold([request], self.handle([job]))
@@ -176,13 +181,29 @@ class ActionWorker:
         """Refuse what is malformed, forbidden, or more than AMI can carry."""
         if request.refusal is not None:
             raise request.refusal
-        if request.action.lower().startswith("bus"):
-            raise Refused(
-                ErrorCode.MALFORMED, f"{printable(request.action)} is not an action of this version of amibus"
-            )
+        if is_own(request):
+            self._own.check(request)
+            return make_job(request, self._settings.server)
         job = make_job(request, self._settings.server)
         self._policy.check(request)
         return job
+
+    async def _do_myself(self, job: Job) -> None:
+        """The life of an action that the worker executes itself: at once, and without Asterisk."""
+        job.again = job.reads_only = True
+        [(verdict, at)] = await self.mark_sending([job], probe=False)
+        if verdict == "sending":
+            job.sending_at, job.epoch = at, self._lease.epoch
+            try:
+                told: Outcome | Next = await self._own.do(job.request)
+            except Refused as refusal:
+                told = _refused(refusal)
+        else:
+            told = self._unsent(job, verdict)
+        if isinstance(told, Outcome):
+            await self._conclude([(job.request, told, job)])
+        else:
+            self.intake.let_go(job.request)
 
     async def _attempt(self, jobs: list[Job], task: "asyncio.Task[None]") -> list[Job]:
         """Wait for their turn, record the intent, send, settle. Returns those that are to be tried again."""

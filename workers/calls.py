@@ -1,13 +1,14 @@
 """The calls that the bus placed: which channels are their legs, and to which action an event belongs."""
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from broker.ami import Event
 from broker.codec import State
 from workers.channels import UP, Channel
+from workers.lone_legs import LoneLegs
 from workers.outcome import Outcome, answered_outcome, ended_outcome, originate_outcome
 
 Note = dict[str, Any]
@@ -83,6 +84,7 @@ class Calls:
         self._expected: dict[str, Call] = {}
         """By ChannelId: the calls of which no channel has been seen. Events of a channel that was there before are a
         stranger's: Asterisk refuses a second one with its id."""
+        self._alone = LoneLegs()
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -184,6 +186,7 @@ class Calls:
 
     def look_away(self) -> None:
         """From now on no events come; `see` ends it."""
+        self._alone.clear()
         for call in self._calls.values():
             call.is_unwatched = call.is_unwatched or call.state == "dialing"
 
@@ -255,12 +258,16 @@ class Calls:
         if name == "Newchannel":
             self._join(event)
         # Nearly all events are of other calls: found out without a step of Python for each header.
-        if name != "OriginateResponse" and legs.keys().isdisjoint([value for _, value in event.headers.pairs]):
+        joined = self._alone.joined_by(event)
+        if (
+            not joined
+            and name != "OriginateResponse"
+            and legs.keys().isdisjoint([value for _, value in event.headers.pairs])
+        ):
             return [], []
-        named: dict[str, Call] = {}
-        for header, value in _of_asterisk(event):
-            if value in legs and header.lower().endswith("uniqueid"):
-                named[legs[value].action_id] = legs[value]
+        named = {action_id: self._calls[action_id] for action_id in joined if action_id in self._calls}
+        for uniqueid in named_legs(event, legs):
+            named[legs[uniqueid].action_id] = legs[uniqueid]
         if name == "OriginateResponse":  # the one event to which Asterisk itself attaches the ActionID
             call = self._calls.get(event.action_id or "")
             if call is not None:
@@ -268,6 +275,7 @@ class Calls:
                 named[call.action_id] = call
         if not named:
             return [], []
+        self._alone.note(event, named)
         return list(named), self._follow(name, event)
 
     def deliver(self, event: Event) -> None:
@@ -387,6 +395,11 @@ class Calls:
         for uniqueid in (call.channel_id, *call.members):
             if self._legs.get(uniqueid) is call:
                 del self._legs[uniqueid]
+
+
+def named_legs(event: Event, legs: Container[str]) -> list[str]:
+    """Those of these Uniqueids that one of the event's `...Uniqueid` headers names, each as often as it does."""
+    return [value for header, value in _of_asterisk(event) if value in legs and header.lower().endswith("uniqueid")]
 
 
 def _of_asterisk(event: Event) -> list[tuple[str, str]]:

@@ -31,6 +31,8 @@ class Channel:
     state: str
     """`ChannelState`, a number."""
     state_text: str
+    bridge_id: str = ""
+    """The bridge that it is in, empty while it is in none."""
 
 
 def question(name: str, *pairs: tuple[str, str]) -> Asked:
@@ -55,12 +57,26 @@ class Channels:
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
         self._asking: asyncio.Task[dict[str, Channel] | None] | None = None
+        self._next: asyncio.Task[dict[str, Channel] | None] | None = None
 
     async def alive(self) -> dict[str, Channel] | None:
         """By Uniqueid; None where Asterisk does not say. Raises `ConnectionLost` or `AnswerTimeout`."""
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._ask(), name="channels alive")
         return await asyncio.shield(self._asking)
+
+    async def alive_from_now(self) -> dict[str, Channel] | None:
+        """The same, asked after this call: no channel is in it whose Hangup was seen before."""
+        if self._asking is None or self._asking.done():
+            return await self.alive()
+        if self._next is None or self._next.done():
+            self._next = asyncio.create_task(self._ask_after(self._asking), name="channels alive, again")
+        return await asyncio.shield(self._next)
+
+    async def _ask_after(self, previous: "asyncio.Task[dict[str, Channel] | None]") -> dict[str, Channel] | None:
+        await asyncio.wait([previous])
+        self._next = None  # who comes now, comes too late for this one
+        return await self.alive()
 
     async def _ask(self) -> dict[str, Channel] | None:
         exchange = await self._sessions.request("read", question("CoreShowChannels"))
@@ -73,6 +89,7 @@ class Channels:
                 headers.get("Channel", ""),
                 headers.get("ChannelState", ""),
                 headers.get("ChannelStateDesc", ""),
+                headers.get("BridgeId", ""),
             )
             for headers in (event.headers for event in exchange.answer.events if not event.completes_list)
         ]

@@ -19,6 +19,7 @@ from workers.batch import until_done
 from workers.calls import Calls, Note
 from workers.config import Settings
 from workers.event_buffer import EventBuffer
+from workers.follows import Follows
 from workers.lease import Lease, LeaseLost
 from workers.notes import Notes
 from workers.spool import CHUNK_BYTES, Spool, SpoolLost
@@ -49,12 +50,14 @@ class EventPump:
     """
 
     def __init__(
-        self, redis: "Redis", settings: Settings, lease: Lease, calls: Calls, now: Callable[[], float], publish: str
-    ) -> None:
+        self, redis: "Redis", settings: Settings, lease: Lease, calls: Calls, now: Callable[[], float], publish: str,
+        follows: Follows | None = None,
+    ) -> None:  # fmt: skip
         self._redis = redis
         self._settings = settings
         self._lease = lease
         self._calls = calls
+        self._follows = follows or Follows(now, lambda _target, _reason: None)
         self._now = now
         self._publish_command = publish
         self._publish = Script("publish_events", settings.keys)
@@ -89,7 +92,10 @@ class EventPump:
         if event.name == "UserEvent":  # its sender's own headers, a Secret among them
             headers = Headers(mask(headers.pairs), headers.latin1)
         awaited = event if event.name == "OriginateResponse" and action_ids else None
-        self._put(event.name, headers, action_ids, notes, awaited, needed=bool(notes) or awaited is not None)
+        followed = self._follows.attribute(event)
+        self._put(event.name, headers, action_ids, notes, awaited, followed, needed=bool(notes) or awaited is not None)
+        if followed:
+            self._follows.tell_over()
 
     def announce(
         self, name: str, action_ids: list[str] | None = None, notes: list[Note] | None = None, **headers: object
@@ -98,10 +104,15 @@ class EventPump:
         self.announce_headers(name, _headers(headers), action_ids, notes)
 
     def announce_headers(
-        self, name: str, headers: Headers, action_ids: list[str] | None = None, notes: list[Note] | None = None
+        self,
+        name: str,
+        headers: Headers,
+        action_ids: list[str] | None = None,
+        notes: list[Note] | None = None,
+        followed: list[str] | None = None,
     ) -> None:
-        """The same, with headers that repeat."""
-        self._put(name, headers, action_ids or [], notes or [], None, needed=True)
+        """The same, with headers that repeat, or of followed calls."""
+        self._put(name, headers, action_ids or [], notes or [], None, followed or [], needed=True)
 
     def note(self, note: Note) -> None:
         """Have a change of a call written without an event of its own: with the next one."""
@@ -114,22 +125,35 @@ class EventPump:
         action_ids: list[str],
         notes: list[Note],
         awaited: Event | None,
+        followed: list[str],
         *,
         needed: bool,
     ) -> None:
         self._tell_gap()
         # A gap is whole: where one event was dropped, those behind it are too, until there is room again.
-        if (self._gap.dropped and not needed) or not self._append(name, headers, action_ids, notes, needed=needed):
+        if (self._gap.dropped and not needed) or not self._append(
+            name, headers, action_ids, notes, followed, needed=needed
+        ):
             self._drop(awaited, notes)
         elif awaited is not None:
             self._awaited[self._seq] = awaited
 
-    def _append(self, name: str, headers: Headers, action_ids: list[str], notes: list[Note], *, needed: bool) -> bool:
+    def _append(
+        self,
+        name: str,
+        headers: Headers,
+        action_ids: list[str],
+        notes: list[Note],
+        followed: list[str],
+        *,
+        needed: bool,
+    ) -> bool:
         """Pack an event, as the script will read it, into the buffer, unless there is no room."""
         server, epoch, seq = self._settings.server, self._lease.epoch, self._seq + 1
-        message = pack(event_map(BusEvent(server, name, headers, action_ids, epoch, seq)))
+        message = pack(event_map(BusEvent(server, name, headers, action_ids, epoch, seq, followed)))
         notes = [*self._orphans.all(), *notes]
-        if not self._buffer.put(_packer.pack((name, message, action_ids, notes)), needed=needed):
+        item = (name, message, action_ids, notes, followed) if followed else (name, message, action_ids, notes)
+        if not self._buffer.put(_packer.pack(item), needed=needed):
             return False
         self._seq = seq
         self._orphans.clear()
@@ -161,7 +185,7 @@ class EventPump:
         if not gap.dropped or not self._buffer.is_roomy:
             return
         headers = {"reason": "overflow", "since": f"{gap.since:.6f}", "until": f"{self._now():.6f}"}
-        if self._append("BusGap", _headers({**headers, "dropped": gap.dropped}), [], [], needed=True):
+        if self._append("BusGap", _headers({**headers, "dropped": gap.dropped}), [], [], [], needed=True):
             self._gap = _Gap()
             log.warning("events were dropped", dropped=gap.dropped)
 

@@ -16,6 +16,7 @@ from workers.config import Settings
 from workers.job import make_job
 from workers.lease import Lease
 from workers.outcome import Outcome
+from workers.own_actions import is_own
 from workers.reader import Reader
 from workers.record_fields import record_fields
 
@@ -77,7 +78,7 @@ class Recovery:
     async def _take_over(self, request: Request) -> None:
         names = ["state", "entry", "epoch", "sending_at"]
         state, entry, epoch, sending_at = await record_fields(self._redis, self._keys, request.action_id, names)
-        if state not in (b"sending", b"sent") or entry != request.entry.encode():
+        if is_own(request) or state not in (b"sending", b"sent") or entry != request.entry.encode():
             self._worker.take([request])
             return
         try:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import structlog
 from redis.asyncio import Redis
 
-from broker.ami import Exchange
+from broker.ami import Exchange, Headers
 from broker.codec import FINAL_STATES
 from broker.entry import entry_time
 from broker.keys import LANES, servers_key
@@ -24,11 +24,13 @@ from workers.config import Settings
 from workers.connection import AnswerTimeout, ConnectionLost
 from workers.diary import Diary
 from workers.event_pump import EventPump
+from workers.follows import Follows, TooManyFollows
 from workers.journal import Journal
 from workers.lease import Lease, LeaseLost
 from workers.notify import notify
 from workers.originates import Originates
 from workers.outcome import Outcome
+from workers.own_actions import OwnActions
 from workers.rates import Rates
 from workers.reader import Reader
 from workers.record_fields import record_fields
@@ -81,7 +83,8 @@ class Tenure:
             on_truth=self._on_truth,
             on_note=self._note,
         )
-        self._pump = EventPump(redis, settings, lease, self._calls, clock.now, publish)
+        self._follows = Follows(clock.now, self._on_follow_ended)
+        self._pump = EventPump(redis, settings, lease, self._calls, clock.now, publish, self._follows)
         self._sessions = Sessions(
             settings, on_event=self._pump.offer, on_ready=self._on_ready, on_away=self._on_away, on_back=self._on_back
         )
@@ -94,6 +97,9 @@ class Tenure:
         self._worker = ActionWorker(
             redis, settings, lease=lease, clock=clock, sessions=self._sessions, schedule=self._schedule,
             calls=self._calls, originates=originates, diary=self._diary, reader=self._reader, publish=publish,
+            own=OwnActions(
+                redis, settings, clock=clock, sessions=self._sessions, channels=self._channels, follows=self._follows
+            ),
         )  # fmt: skip
         self._worker.doubtful_before = doubtful_before
         self._recovery = Recovery(redis, settings, lease, self._reader, self._worker)
@@ -150,6 +156,7 @@ class Tenure:
     async def _look_back(self) -> None:
         """Find out what an earlier worker left, and since when nobody has watched."""
         await self._load_calls()
+        await self._load_follows()
         last = await until_done("the last event", lambda: self._redis.xrevrange(self._settings.keys.events, count=1))
         if last:
             self._away_since = entry_time(last[0][0].decode())
@@ -157,6 +164,22 @@ class Tenure:
     async def _load_calls(self) -> None:
         """Take over the calls that are alive, and those that were about to be placed."""
         self._calls.load(*await until_done("the calls alive", self._read_calls))
+
+    async def _load_follows(self) -> None:
+        """Go on following what an earlier worker did."""
+        key = self._settings.keys.follows
+        raw: Any = await until_done("the calls that are followed", lambda: self._redis.hgetall(key))
+        for target, until in raw.items():
+            with contextlib.suppress(TooManyFollows, ValueError):
+                self._follows.begin(target.decode(), float(until))
+
+    def _on_follow_ended(self, target: str, reason: str) -> None:
+        headers = Headers([("Uniqueid", target), ("reason", reason)])
+        self._pump.announce_headers("BusFollowEnded", headers, followed=[target])
+        self._spawn(self._strike_out(target), f"strike out {target}")
+
+    async def _strike_out(self, target: str) -> None:
+        await until_done("a follow that has ended", lambda: self._redis.hdel(self._settings.keys.follows, target))
 
     async def _read_calls(self) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
         """The legs that Redis takes for alive (Uniqueid -> ActionID), and of each action what its record says of its
@@ -271,7 +294,7 @@ class Tenure:
     async def _resume(self) -> None:
         """Asterisk is there: say so, and what is known of the time before; then let actions through."""
         while self._sessions.is_ready:
-            known, awaited = self._calls.alive(), self._calls.awaited()
+            known, awaited, followed = self._calls.alive(), self._calls.awaited(), self._follows.known()
             try:
                 core = await self._sessions.request("read", question("CoreSettings"))
                 self._lease.entity = entity_of(await self._sessions.request("read", entity_question()))
@@ -282,6 +305,8 @@ class Tenure:
             # Where Asterisk does not say, nothing is taken for gone.
             alive = known | awaited if channels is None else channels.keys()
             self._welcome(core, known - alive, channels)
+            if channels is not None:
+                self._follows.see(channels, followed)
             self._calls.lose(awaited - alive, ConnectionLost("nobody saw how its call ended"))
             self._set_state("connected")
             self._schedule.open(self._sessions.present & WINDOWS.keys())
@@ -316,6 +341,7 @@ class Tenure:
         # Without its events the outcome of a call could not be known: nothing is sent.
         self._schedule.close()
         self._calls.look_away()
+        self._follows.look_away()
         if self._state == "connected":
             self._set_state("asterisk-away")
         if not self._away_since:
@@ -340,6 +366,7 @@ class Tenure:
             with tolerated("what Redis is"):
                 await self._look_at_redis()
             self._queued = await self._backlog()
+            self._follows.expire()
             with tolerated("the list of servers"):
                 await self._redis.zadd(servers_key(self._settings.prefix), {self._settings.server: self._clock.now()})
             self._watchdog()
@@ -386,6 +413,7 @@ class Tenure:
             **{state: totals[state] for state in ("done", "failed", "rejected", "expired", "cancelled", "unknown")},
             "duplicates": self._worker.settlement.duplicates,
             "calls": len(self._calls),
+            "follows": len(self._follows),
             "events_in": self._pump.events_in,
             "events_dropped": self._pump.events_dropped,
             "events_queued": self._pump.queued,

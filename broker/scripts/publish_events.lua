@@ -2,8 +2,8 @@
 -- A batch of events goes out, in order: the stream, the event channels, the channels of the actions concerned; and with them what they
 -- change of the bus's calls, so that a record which says that a call has ended is never seen before the call's last event is out.
 -- ARGV: root, epoch, PUBLISH or SPUBLISH, length of `events`, event channels (1 or 0), number of the first event, batch.
---   An item: {name, message, list of ActionIDs, list of notes}. A note: id (ActionID), add (Uniqueids of legs), drop (Uniqueids),
---   fields (of the record: name, value, ...), ttl_ms (of the record once the call is over, or nil)
+--   An item: {name, message, list of ActionIDs, list of notes, list of the Uniqueids of followed calls (or nil)}. A note: id (ActionID),
+--   add (Uniqueids of legs), drop (Uniqueids), fields (of the record: name, value, ...), ttl_ms (of the record once the call is over, or nil)
 -- Returns 1, or 0: another worker has taken over.
 local root, epoch, publish = ARGV[1], ARGV[2], ARGV[3]
 if redis.pcall('GET', root .. 'epoch') ~= epoch then
@@ -42,6 +42,9 @@ local function send(item)
   end
   for _, id in ipairs(item[3]) do
     redis.call(publish, root .. 'action:' .. id, item[2])
+  end
+  for _, uniqueid in ipairs(item[5] or {}) do
+    redis.call(publish, root .. 'call:' .. uniqueid, item[2])
   end
 end
 

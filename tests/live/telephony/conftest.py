@@ -19,6 +19,13 @@ async def trusted_worker(site: Site) -> AsyncIterator[Worker]:
 
 
 @pytest_asyncio.fixture
+async def fast(bus: Bus, site: Site) -> AsyncIterator[Server]:
+    """A worker that places as many calls a second as Asterisk can."""
+    async with site.serving("fast", rate_calls="0") as (_, serving):
+        yield bus.server(serving.server)
+
+
+@pytest_asyncio.fixture
 async def bus(site: Site) -> AsyncIterator[Bus]:
     async with Bus(site.redis.url, producer="live") as bus:
         yield bus
