@@ -50,14 +50,14 @@ class EventPump:
     """
 
     def __init__(
-        self, redis: "Redis", settings: Settings, lease: Lease, calls: Calls, now: Callable[[], float], publish: str,
-        follows: Follows | None = None,
+        self, redis: "Redis", settings: Settings, lease: Lease, calls: Calls, follows: Follows,
+        now: Callable[[], float], publish: str,
     ) -> None:  # fmt: skip
         self._redis = redis
         self._settings = settings
         self._lease = lease
         self._calls = calls
-        self._follows = follows or Follows(now, lambda _target, _reason: None)
+        self._follows = follows
         self._now = now
         self._publish_command = publish
         self._publish = Script("publish_events", settings.keys)

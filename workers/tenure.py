@@ -84,7 +84,7 @@ class Tenure:
             on_note=self._note,
         )
         self._follows = Follows(clock.now, self._on_follow_ended)
-        self._pump = EventPump(redis, settings, lease, self._calls, clock.now, publish, self._follows)
+        self._pump = EventPump(redis, settings, lease, self._calls, self._follows, clock.now, publish)
         self._sessions = Sessions(
             settings, on_event=self._pump.offer, on_ready=self._on_ready, on_away=self._on_away, on_back=self._on_back
         )

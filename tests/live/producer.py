@@ -74,6 +74,10 @@ class Producer:
         """Uniqueid -> ActionID of the bus's live calls."""
         return {name: value.decode() for name, value in (await self._hash("legs")).items()}
 
+    async def follows(self) -> list[str]:
+        """The Uniqueids that are followed."""
+        return [*await self._hash("follows")]
+
     async def events(self) -> list[Message]:
         """The whole `events` stream."""
         entries = await self._command("XRANGE", self.root + "events", "-", "+")

@@ -21,6 +21,7 @@ from workers.clock import ServerClock
 from workers.config import Settings
 from workers.event_buffer import MAX_BATCH_BYTES, MAX_EVENTS
 from workers.event_pump import EventPump
+from workers.follows import Follows
 from workers.lease import Lease, LeaseLost
 from workers.redis_client import connect
 
@@ -40,8 +41,14 @@ class Rig:
         self.lease = Lease(self.redis, self.settings, clock)
         self.calls = Calls(clock.now, 3_600_000, on_truth=lambda *_: None, on_note=lambda _: None)
         self.now = 7.0
-        self.pump = EventPump(self.redis, self.settings, self.lease, self.calls, lambda: self.now, "PUBLISH")
+        self.follows = Follows(clock.now, self.follow_ended)
+        self.pump = EventPump(
+            self.redis, self.settings, self.lease, self.calls, self.follows, lambda: self.now, "PUBLISH"
+        )
         self.task: asyncio.Task[None] | None = None
+
+    def follow_ended(self, target: str, reason: str) -> None:
+        self.pump.announce_headers("BusFollowEnded", Headers([("reason", reason)]), followed=[target])
 
     async def open(self) -> "Rig":
         await self.lease.acquire()
