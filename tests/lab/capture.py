@@ -8,13 +8,14 @@ from pathlib import Path
 
 from tests.lab.asterisk import LabAsterisk
 from tests.lab.irregular import irregular
+from tests.lab.outcomes import outcomes
 from tests.lab.session import Session, logged_in
 from tests.lab.telephony import telephony
 
 CAPTURES = Path(__file__).parent / "captures"
 # the sessions that are captured: answers of every shape; one call as user amibus-events sees it, and with every class
-# of events; what the typed calls ask for; the answers that keep to no rule
-NAMES = ("actions", "call", "call-all", "telephony", "irregular")
+# of events; what the typed calls ask for; the answers that keep to no rule; every way in which a call can go
+NAMES = ("actions", "call", "call-all", "telephony", "irregular", "outcomes")
 CALL_ID = "capture-call"
 # ChannelId -> extension, of the calls that are up while the lists are asked for
 WAITING = {"capture-up": "101", "capture-queued": "301"}
@@ -36,6 +37,8 @@ async def make_captures(series: str, directory: Path = CAPTURES) -> list[Path]:
         sessions = {"actions": await _actions(asterisk), **await _call(asterisk)}
     async with LabAsterisk(series) as asterisk:
         sessions["telephony"] = await telephony(asterisk)
+    async with LabAsterisk(series) as asterisk:
+        sessions["outcomes"] = await outcomes(asterisk)
     sessions["irregular"] = await irregular(series)
     return [_write(directory / capture_path(series, name).name, received) for name, received in sessions.items()]
 
