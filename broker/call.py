@@ -98,6 +98,10 @@ class Call(CallStory, ChannelControl):
         return self._submission.header("ChannelId") or own_channel_id(self.server, self.action_id)
 
     @property
+    def _name(self) -> str:
+        return self.action_id
+
+    @property
     def _calls(self) -> TypedCalls:
         return self._server
 

@@ -70,8 +70,8 @@ class CallStory(ABC):
 
     @property
     @abstractmethod
-    def action_id(self) -> str:
-        """The ActionID of what was asked for."""
+    def _name(self) -> str:
+        """What it is called in errors."""
 
     @property
     def uniqueid(self) -> str:
@@ -152,7 +152,7 @@ class CallStory(ABC):
     async def _must_be_over(self) -> None:
         """Raise `BusUnavailable` where nothing is heard any more and the call goes on."""
         if not await self._is_over():
-            raise BusUnavailable(f"{self.action_id} is not listened to any more, and its call is not over")
+            raise BusUnavailable(f"{self._name} is not listened to any more, and its call is not over")
 
     @abstractmethod
     def _must_place_call(self) -> None:
@@ -165,4 +165,4 @@ class CallStory(ABC):
         except TimeoutError:
             if not patience.expired():
                 raise
-            raise ResultTimeout(self.action_id, timeout_s or 0.0) from None
+            raise ResultTimeout(self._name, timeout_s or 0.0) from None

@@ -239,7 +239,7 @@ class Server(TypedCalls):
         channel (code `asterisk-error`), Asterisk is away (`not-executed`); `ActionRejected`, code `forbidden`: 1,000
         calls are followed already; `ResultTimeout`; `BusUnavailable`.
         """
-        call = FollowedCall(self, self.name, uniqueid, self._keys, self._submissions, self._pipeline, self._dispatcher)
+        call = FollowedCall(self, uniqueid, self._keys, self._submissions, self._pipeline, self._dispatcher)
         try:
             await call._open(timeout)
         except BaseException:

@@ -160,14 +160,13 @@ class FollowedCall(CallStory, ChannelControl):
     def __init__(
         self,
         server: TypedCalls,
-        name: str,
         uniqueid: str,
         keys: Keys,
         submissions: Submissions,
         pipeline: Pipeline,
         dispatcher: Dispatcher,
     ) -> None:
-        self.server = name
+        self._keys = keys
         self._server = server
         self._following = following = Following(server, uniqueid)
         feed = FollowFeed(submissions, following)
@@ -188,13 +187,17 @@ class FollowedCall(CallStory, ChannelControl):
         self._story.start(entry)
 
     @property
-    def action_id(self) -> str:
-        """The Uniqueid, which stands for the action that there is none of."""
-        return self.uniqueid
+    def server(self) -> str:
+        """The server's name."""
+        return self._keys.server
 
     @property
     def channel_id(self) -> str:
-        """The same: every action finds the channel by it."""
+        """The Uniqueid: every action finds the channel by it."""
+        return self.uniqueid
+
+    @property
+    def _name(self) -> str:
         return self.uniqueid
 
     @property

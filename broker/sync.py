@@ -320,6 +320,16 @@ class _Story(_Blocking[Placed]):
         self.close()
 
     @property
+    def server(self) -> str:
+        """The server's name."""
+        return self._awaited.server
+
+    @property
+    def channel_id(self) -> str:
+        """The same as `uniqueid`: by it every action finds it."""
+        return self._awaited.channel_id
+
+    @property
     def uniqueid(self) -> str:
         """The Uniqueid of the channel that was dialled, or is followed."""
         return self._awaited.uniqueid
@@ -378,19 +388,9 @@ class Call(_Story[aio_call.Call]):
         return self._awaited.action
 
     @property
-    def server(self) -> str:
-        """The server's name."""
-        return self._awaited.server
-
-    @property
     def entry(self) -> str:
         """The id of the stream entry."""
         return self._awaited.entry
-
-    @property
-    def channel_id(self) -> str:
-        """Of an Originate: the Uniqueid of the channel that it dials, by which every action finds it."""
-        return self._awaited.channel_id
 
     @property
     def response(self) -> BusResponse | None:

@@ -158,8 +158,8 @@ async def test_a_followed_call_is_told_by_its_channel_alone(series: str) -> None
         known = told(series)[call].state
         assert heard.state.legs == known.legs
         assert heard.state.is_over
-        # Without a Reason one that was hung up looks as if it was not answered; and that, where Asterisk gives no cause, as
-        # if it had failed.
+        # Without a Reason one that was hung up looks as if it was not answered; and that, where Asterisk gives no
+        # cause, as if it had failed.
         assert heard.state.outcome().disposition in (known.outcome().disposition, OTHERWISE.get(call)), call
         assert (heard.state.bridged is None) is (known.bridged is None)
 

@@ -81,6 +81,7 @@ BOTH = [
     pytest.param(client.Server, sync.Server, id="Server"),
     pytest.param(broker.Call, sync.Call, id="Call"),
     pytest.param(broker.Conference, sync.Conference, id="Conference"),
+    pytest.param(broker.FollowedCall, sync.FollowedCall, id="FollowedCall"),
 ]
 
 

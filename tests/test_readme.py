@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import pytest
 
+from broker import Bus
 from broker.codec import State
 from broker.errors import ErrorCode
 from broker.telephony import ChannelControl, Conference, TypedCalls
@@ -37,17 +38,35 @@ def blocks(language: str) -> list[str]:
 
 
 async def test_the_python_example_runs_as_it_stands(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
-    [example] = blocks("python")
-    names: dict[str, Any] = {}
-    exec(compile(example, "README.md", "exec"), names)
-    main = cast("Callable[[str], Awaitable[None]]", names["main"])
+    main = cast("Callable[[str], Awaitable[None]]", _python()["main"])
     await main(stage.server.url_of("admin"))
     said = capsys.readouterr().out
     assert "0 items" in said or "1 items" in said
     assert "Hangup Local/100@default" in said
-    assert "\ndone b-" in said
+    assert "\nanswered Local/100@default" in said
+    assert " ended: " in said
     assert "asterisk-error" in said
     assert said.rstrip().endswith(("FullyBooted", "BusConnected"))
+
+
+def _python() -> dict[str, Any]:
+    """What the Python examples define, one after the other."""
+    names: dict[str, Any] = {}
+    for example in blocks("python"):
+        exec(compile(example, "README.md", "exec"), names)
+    return names
+
+
+async def test_a_call_is_watched_as_it_stands(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    watch = cast("Callable[[str, str], Awaitable[None]]", _python()["watch"])
+    url = stage.server.url_of("admin")
+    async with Bus(url) as bus:
+        call = await bus.server("pbx1").originate("Local/100@default", application="Wait", data="2")
+        await call.answered(timeout=20)
+        await watch(url, call.uniqueid)
+    said = capsys.readouterr().out
+    assert said.startswith("['Local/100@default")
+    assert "\nanswered\n" in said
 
 
 def test_the_commands_of_the_quick_start_run(stage: Stage) -> None:
