@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -137,11 +137,12 @@ class FakeWorker:
         headers: dict[str, str] | None = None,
         say: bool = True,
         then: dict[str, str] | None = None,
+        calls: Sequence[str] = (),
     ) -> str:
         """One event: into `events` and on the channels, with `then` written to the action's record, in one step."""
         self.seq += 1
         pairs = [("Event", name), *(headers or {}).items()]
-        event = BusEvent(self.keys.server, name, Headers(pairs), list(action_ids), self.epoch, self.seq)
+        event = BusEvent(self.keys.server, name, Headers(pairs), list(action_ids), self.epoch, self.seq, list(calls))
         data = pack(event_map(event))
         async with self.redis.pipeline(transaction=True) as script:
             script.xadd(self.keys.events, {"event": name, "data": data})
@@ -150,6 +151,8 @@ class FakeWorker:
                     script.hset(self.keys.action(action_id), mapping=dict[Any, Any](then))
                 if say:
                     script.publish(self.keys.action(action_id), data)
+            for uniqueid in calls if say else ():
+                script.publish(self.keys.call(uniqueid), data)
             entry: bytes = (await script.execute())[0]
         return entry.decode()
 
