@@ -46,6 +46,7 @@ class Call(CallStory, ChannelControl):
         self._submission = submission
         self._submissions = submissions
         self._keys: Keys = submissions.keys
+        self._pipeline = pipeline
         feed = self._feed = Feed(submissions)
         self._reader = ActionReader(submission, submissions, pipeline, dispatcher)
         state = CallState(self.channel_id, submission.action_id)

@@ -63,6 +63,7 @@ events = st.builds(
     action_ids=st.lists(text, max_size=3),
     epoch=st.integers(0, 2**53),
     seq=st.integers(0, 2**53),
+    calls=st.lists(text, max_size=2),
 )
 
 SAMPLE = result_map(Result("pbx1", "a1", "1-0", "Ping", State.DONE, response=Headers([("Response", "Success")])))
@@ -106,6 +107,8 @@ def test_the_messages_have_the_contracts_fields() -> None:
     ]  # fmt: skip
     assert (SAMPLE["v"], SAMPLE["type"], SAMPLE["error"]) == (1, "result", None)
     assert list(EVENT) == ["v", "type", "server", "epoch", "seq", "action_ids", "name", "headers"]
+    followed = event_map(BusEvent("pbx1", "Hangup", Headers([]), [], 3, 7, ["u1"]))
+    assert [*followed] == [*EVENT, "calls"]
     assert list(RESPONSE) == ["v", "type", "server", "action_id", "headers", "at"]
 
 

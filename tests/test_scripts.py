@@ -617,6 +617,14 @@ async def test_events_go_to_the_stream_and_all_their_channels_in_order(desk: Des
     ]
 
 
+async def test_the_events_of_followed_calls_go_to_channels_of_their_own(desk: Desk) -> None:
+    await desk.listen()
+    item: Any = ("A", event(1, name="A"), ["x"], [], ["u1", "u2;2"])
+    await desk.events(1, item, ("B", event(2, name="B"), [], []))
+    told = [channel for channel, _ in await desk.heard()]
+    assert told == ["event:A", "action:x", "call:u1", "call:u2;2", "event:B"]
+
+
 @pytest.mark.parametrize("out", [1, 2, 3])
 async def test_a_repeated_batch_of_events_is_not_doubled(desk: Desk, out: int) -> None:
     batch: list[Any] = [("E", event(at), ["x"], []) for at in (5, 6, 7)]

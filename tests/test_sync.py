@@ -77,6 +77,44 @@ def test_a_request(worker: FakeWorker, pbx: Server) -> None:
     assert record.result == result
 
 
+def test_what_becomes_of_a_call(worker: FakeWorker, pbx: Server) -> None:
+    async def answer(worker: FakeWorker, request: Request) -> None:
+        leg = {"Uniqueid": f"amibus-pbx1-{request.action_id}", "Channel": "Local/1"}
+        await worker.settle(request, call="up", reason="4")
+        await worker.event("Newchannel", request.action_id, headers=leg)
+        enters = leg | {"BridgeUniqueid": "b", "BridgeNumChannels": "2"}
+        await worker.event("BridgeEnter", request.action_id, headers=enters)
+        over = {"call": "ended", "cause": "16"}
+        await worker.event("Hangup", request.action_id, headers=leg | {"Cause": "16"}, then=over)
+
+    worker.on("Originate", answer)
+    with pbx.originate("Local/1", "200", timeout=10) as call:
+        assert call.answered(10).is_answered
+        bridge = call.bridged(10)
+        assert bridge is not None
+        assert bridge.legs == (call.uniqueid,)
+        outcome = call.ended(10)
+        assert (outcome.reason, outcome.cause, outcome.channel) == (4, 16, call.channel)
+        assert [leg.names for leg in call.legs] == [("Local/1",)]
+        assert [event.name for event in call.events()] == ["Newchannel", "BridgeEnter", "Hangup"]
+
+
+def test_a_call_of_somebody_else_is_followed(worker: FakeWorker, pbx: Server) -> None:
+    async def follow(worker: FakeWorker, request: Request) -> None:
+        leg = {"Uniqueid": request.target, "Channel": "PJSIP/1", "ChannelState": "6"}
+        await worker.settle(request, events=[Headers([*leg.items()])])
+        await worker.event("Hangup", headers=leg | {"Cause": "17"}, calls=[request.target])
+        await worker.event("BusFollowEnded", headers={"Uniqueid": request.target}, calls=[request.target])
+
+    worker.on("BusFollow", follow)
+    with pbx.follow("u1", timeout=10) as call:
+        assert (call.uniqueid, call.channel_id, call.server) == ("u1", "u1", "pbx1")
+        assert call.answered(10).is_answered
+        assert call.ended(10).cause == 17
+        assert call.bridged(10) is None
+        assert [event.name for event in call.events()] == ["Hangup", "BusFollowEnded"]
+
+
 def test_errors_are_the_same(worker: FakeWorker, pbx: Server) -> None:
     async def fail(worker: FakeWorker, request: Request) -> None:
         await worker.settle(request, State.FAILED, code="asterisk-error", message="No such channel")

@@ -6,14 +6,19 @@ from broker import (
     ActionError,
     ActionExpired,
     ActionFailed,
+    Bridge,
     Bus,
     BusEvent,
     BusResponse,
     BusUnavailable,
     Call,
+    CallOutcome,
     Channel,
     ConferenceMember,
+    Disposition,
     ExtensionState,
+    FollowedCall,
+    Leg,
     ParkedCall,
     QueueMember,
     Record,
@@ -76,6 +81,23 @@ async def calls(pbx: Server) -> None:
         another.close()
 
 
+async def outcomes(pbx: Server) -> None:
+    call = await pbx.originate("PJSIP/100", "200")
+    outcome = await call.answered(timeout=20)
+    assert_type(outcome, CallOutcome)
+    assert_type(outcome.disposition is Disposition.BUSY, bool)
+    assert_type(await call.bridged(), Bridge | None)
+    assert_type((await call.ended(5)).cause, int | None)
+    assert_type(call.legs, tuple[Leg, ...])
+    assert_type(call.channel, str)
+    async with await pbx.follow("1700000000.1", timeout=5) as followed:
+        assert_type(followed, FollowedCall)
+        assert_type(await followed.answered(), CallOutcome)
+        await followed.hangup()
+        async for event in followed.events():
+            assert_type(event.calls, list[str])
+
+
 async def typed_calls(pbx: Server) -> None:
     call = await pbx.originate(
         "PJSIP/100", "200", "internal", variables={"a": "1,2", "b": 3}, ring_s=20, deadline="+10"
@@ -113,6 +135,10 @@ def blocking() -> None:
             for event in call.events():
                 assert_type(event, BusEvent)
             assert_type(call.result(timeout=60, raise_on_failure=False), Result)
+            assert_type(call.answered(timeout=5), CallOutcome)
+            assert_type(call.ended().cause, int | None)
+        with pbx.follow("1700000000.1") as followed:
+            assert_type(followed.bridged(5), Bridge | None)
         for event in pbx.events("Hangup", since="0"):
             assert_type(event.seq, int)
         assert_type(pbx.action_record("a1"), Record | None)

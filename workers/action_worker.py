@@ -193,11 +193,11 @@ class ActionWorker:
         job.again = job.reads_only = True
         [(verdict, at)] = await self.mark_sending([job], probe=False)
         if verdict == "sending":
-            job.sending_at, job.epoch = at, self._lease.epoch
+            job.sending_at, job.epoch = at, self._epoch
             try:
                 told: Outcome | Next = await self._own.do(job.request)
             except Refused as refusal:
-                told = _refused(refusal)
+                told = refused(refusal)
         else:
             told = self._unsent(job, verdict)
         if isinstance(told, Outcome):

@@ -100,6 +100,24 @@ async def test_membership_stays_when_the_linkedid_changes_hands(calls: Calls) ->
     assert calls.alive() == {"u2", "u3"}
 
 
+async def test_who_joins_a_leg_that_is_alone_in_its_bridge_is_heard(calls: Calls) -> None:
+    def enters(uniqueid: str, channels: str) -> Event:
+        return event("BridgeEnter", BridgeUniqueid="b", BridgeNumChannels=channels, Uniqueid=uniqueid)
+
+    calls.expect("a1", "u1")
+    calls.attribute(newchannel("u1", "u1"))
+    assert calls.attribute(enters("u1", "1"))[0] == ["a1"]
+    assert calls.attribute(enters("x", "2")) == (["a1"], [])
+    assert calls.attribute(enters("y", "3"))[0] == []
+    calls.attribute(enters("u1", "1"))
+    calls.look_away()
+    assert calls.attribute(enters("x", "2"))[0] == []
+    calls.attribute(enters("u1", "1"))
+    calls.deliver(told())
+    calls.attribute(hangup("u1"))
+    assert calls.attribute(enters("x", "2"))[0] == [], "the call is over"
+
+
 @pytest.mark.parametrize(
     ("pairs", "ids"),
     [

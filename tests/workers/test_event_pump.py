@@ -124,6 +124,24 @@ async def test_big_events_go_out_in_batches_of_a_bounded_size(make: Callable[...
     assert all(size <= MAX_BATCH_BYTES for size in sizes[:-1])
 
 
+async def test_the_events_of_a_followed_call_are_marked_and_its_end_is_told_behind_them(
+    make: Callable[..., Any],
+) -> None:
+    rig = await make()
+    rig.follows.begin("u1", rig.now + 60)
+    for each in (event("Newstate", Uniqueid="u1"), event("Newstate", Uniqueid="x"), event("Hangup", Uniqueid="u1")):
+        rig.pump.offer(each)
+    rig.pump.offer(event("Newstate", Uniqueid="u1"))
+    rig.run()
+    assert [(read.name, read.calls) for read in await rig.out()] == [
+        ("Newstate", ["u1"]),
+        ("Newstate", []),
+        ("Hangup", ["u1"]),
+        ("BusFollowEnded", ["u1"]),
+        ("Newstate", []),
+    ]
+
+
 async def test_a_calls_events_reach_its_channel_and_its_record_in_one_step(make: Callable[..., Any]) -> None:
     rig = await make()
     await rig.redis.hset(rig.keys.action("a1"), "state", "sent")
