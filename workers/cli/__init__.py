@@ -6,6 +6,7 @@ from typing import NoReturn
 
 import click
 
+from workers.cli.call import call
 from workers.cli.channels import channels
 from workers.cli.completion import COMPLETE_VARIABLE, completion
 from workers.cli.conferences import conferences
@@ -53,7 +54,7 @@ def cli() -> None:
 
 for _command in (
     demo, worker, send, tail, status, unknown, resolve,
-    channels, queues, conferences, mailbox, hangup, redirect, record,
+    call, channels, queues, conferences, mailbox, hangup, redirect, record,
     spool, simulate, completion,
 ):  # fmt: skip
     cli.add_command(_command)

@@ -2,20 +2,20 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 
 from broker import Server
 from tests.cli.commands import Outcome, amibus
-from tests.live.harness import Site
+from tests.live.harness import Site, eventually
 from tests.live.producer import new_id
 from tests.live.telephony.calls import TIMEOUT_S, calling, live, talking, until_gone, until_in
 from tests.live.telephony.test_conferences import meeting
 from tests.live.telephony.test_recording import recorded, until_it_grows, until_recorded_to
 
-Run = Callable[..., Awaitable[Outcome]]
+Run = Callable[..., Coroutine[Any, Any, Outcome]]
 
 
 @pytest.fixture
@@ -46,6 +46,33 @@ async def test_channels(trusted: Server, run: Run) -> None:
         assert (row[0], row[1], row[6]) == (channel.name, "Up", "Wait")
         [shown] = [each for each in objects(await run("channels", "--json")) if each["uniqueid"] == call.channel_id]
         assert (shown["name"], shown["data"]) == (channel.name, "300")
+
+
+async def test_call_answered_bridged_and_hung_up(trusted: Server, run: Run) -> None:
+    action_id = new_id("call")
+    watching = asyncio.create_task(run("call", "Local/101@default", "110", "--action-id", action_id, "--json"))
+    try:
+        uniqueid = f"amibus-{trusted.name}-{action_id}"
+
+        async def is_bridged() -> bool:
+            channel = (await live(trusted)).get(uniqueid)
+            return channel is not None and bool(channel.bridge_id)
+
+        await eventually(is_bridged, "the call is bridged")
+    finally:
+        await trusted.hangup(uniqueid, 16, timeout=TIMEOUT_S)
+    said = objects(await watching)
+    assert [each["event"] for each in said if each["event"] != "ringing"] == [
+        "dialling", "answered", "bridged", "hung up",
+    ]  # fmt: skip
+    assert said[-1]["cause"] is not None
+
+
+@pytest.mark.parametrize(("channel", "said"), [("Local/busy@default", "busy"), ("Local/nowhere@nowhere", "failed")])
+async def test_call_that_is_not_answered(run: Run, channel: str, said: str) -> None:
+    outcome = await run("call", channel, "101")
+    assert outcome.returncode == 1
+    assert outcome.stdout.splitlines()[-1].split()[2] == said
 
 
 async def test_hangup(trusted: Server, run: Run) -> None:

@@ -1,0 +1,68 @@
+"""`amibus call`: what is told while a call goes on, and how the command ends."""
+
+import json
+
+import pytest
+
+from tests.cli.commands import amibus
+from tests.cli.conftest import LOST, Station
+
+
+def test_a_call_is_told_from_the_dialling_to_the_hangup(station: Station) -> None:
+    outcome = station.amibus("call", "pbx1", "Local/100@default", "--application", "Wait", "--data", "0.2")
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+    first, *_, last = outcome.stdout.splitlines()
+    assert "dialling    Local/100@default for Wait" in first
+    assert "answered" in outcome.stdout
+    assert "hung up" in last
+
+
+def test_json_is_one_object_a_step(station: Station) -> None:
+    asked = ("--application", "Wait", "--data", "0.2", "--variable", "a=1,2", "--action-id", "cli-call")
+    outcome = station.amibus("call", "pbx1", "Local/100@default", *asked, "--json")
+    said = [json.loads(line) for line in outcome.stdout.splitlines()]
+    assert [each["event"] for each in said if each["event"] in ("dialling", "answered", "hung up")] == [
+        "dialling", "answered", "hung up",
+    ]  # fmt: skip
+    assert said[0]["action_id"] == "cli-call"
+    assert said[-1]["after_s"] >= said[0]["after_s"]
+
+
+@pytest.mark.parametrize(("exten", "said"), [("busy", "busy"), ("congestion", "congestion")])
+def test_a_call_that_is_not_answered_is_exit_code_1(station: Station, exten: str, said: str) -> None:
+    outcome = station.amibus("call", "pbx1", f"Local/{exten}@default", "100@default")
+    assert outcome.returncode == 1
+    assert said in outcome.stdout.splitlines()[-1]
+
+
+def test_a_call_of_which_nobody_knows_is_exit_code_3(station: Station) -> None:
+    asked = ("Local/100@default", "100", "--action-id", LOST, "--ring", "0.1", "--wait", "0.5")
+    outcome = station.amibus("call", "pbx1", *asked)
+    assert outcome.returncode == 3
+    assert outcome.stderr.startswith("amibus: ")
+
+
+def test_a_call_that_nobody_takes_up(station: Station) -> None:
+    asked = ("Local/100@default", "100", "--ring", "0.1", "--wait", "2.5")
+    outcome = amibus("call", "nobody", *asked, settings=station.settings)
+    assert outcome.returncode == 3
+    assert "no worker serves nobody now" in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("Local/100@default",),
+        ("Local/100@default", "100", "--application", "Wait"),
+        ("Local/100@default", "100", "--variable", "x"),
+        ("Local/100@default", "100", "--ring", "0"),
+    ],
+)
+def test_wrong_use_is_exit_code_2(station: Station, wrong: tuple[str, ...]) -> None:
+    assert station.amibus("call", "pbx1", *wrong).returncode == 2
+
+
+def test_what_may_not_be_is_said(station: Station) -> None:
+    outcome = station.amibus("call", "pbx1", "Local/100@default", "--application", "System", "--data", "x")
+    assert outcome.returncode == 1
+    assert "allow=Originate:System" in outcome.stderr
