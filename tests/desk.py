@@ -17,6 +17,9 @@ from workers.outcome import Outcome
 from workers.records import Records
 
 NAMES = sorted(path.stem for path in Path(__file__).parent.parent.joinpath("broker", "scripts").glob("*.lua"))
+SETTLED_AT = 4102444807.0
+"""When the desk says that actions end: seven seconds into the year 2100, after whatever was begun."""
+
 DONE = Outcome(State.DONE, response=Headers([("Response", "Success"), ("Message", "Pong")]))
 
 
@@ -92,7 +95,7 @@ class Desk:
     ) -> str:
         request = job.request if isinstance(job, Job) else job
         item = self.records.settle(
-            request, outcome, 7.0, job if isinstance(job, Job) else None, self.epoch, whole=whole
+            request, outcome, SETTLED_AT, job if isinstance(job, Job) else None, self.epoch, whole=whole
         )
         script = self.scripts["settle"]
         verdicts: list[bytes] = await script(self.redis, self.epoch, self.publish, *lengths, [item])

@@ -13,7 +13,7 @@ from broker.codec import State
 from broker.keys import Keys
 from tests.cli.commands import COMMAND, ROOT, Outcome, amibus, environment
 from tests.cli.doubtful import NO_ANSWER, originate, setvar
-from tests.desk import DONE, Desk
+from tests.desk import DONE, SETTLED_AT, Desk
 from workers.cli import doubts as module
 from workers.cli.doubts import read_doubts
 from workers.cli.overview import connected
@@ -48,8 +48,8 @@ async def test_the_newest_is_the_last_line(desk: Desk, redis_url: str) -> None:
     columns, *rows = [line.split("\t") for line in outcome.stdout.splitlines()]
     assert columns == ["settled", "ActionID", "action", "producer", "code", "why", "record"]
     assert rows == [
-        ["1970-01-01 00:00:07+00:00", "c1", "Originate", "", "timeout", "no answer within 30 s", "lives, 60 min left"],
-        ["1970-01-01 00:00:07+00:00", "s2", "Setvar", "crm", "timeout", "no answer within 30 s", "lives, 60 min left"],
+        ["2100-01-01 00:00:07+00:00", "c1", "Originate", "", "timeout", "no answer within 30 s", "lives, 60 min left"],
+        ["2100-01-01 00:00:07+00:00", "s2", "Setvar", "crm", "timeout", "no answer within 30 s", "lives, 60 min left"],
     ]
 
 
@@ -62,7 +62,7 @@ async def test_json_has_what_the_record_tells(desk: Desk, redis_url: str) -> Non
     assert doubt == {
         "server": "pbx1", "action_id": "c1", "entry": entry, "action": "Originate", "producer": "", "tag": "order 7",
         "state": "unknown", "error": {"code": "timeout", "message": "no answer within 30 s"}, "call": "",
-        "settled_at": 7.0, "record_lives": True,
+        "settled_at": SETTLED_AT, "record_lives": True,
     }  # fmt: skip
 
 
@@ -115,7 +115,7 @@ async def test_nothing_is_unknown(desk: Desk, redis_url: str) -> None:
     outcome = unknown(redis_url)
     assert outcome.returncode == 0
     assert outcome.stdout == (
-        "nothing is unknown on pbx1 (of what was settled since 1970-01-01 00:00:07+00:00)\n"
+        "nothing is unknown on pbx1 (of what was settled since 2100-01-01 00:00:07+00:00)\n"
     )  # fmt: skip
     assert shown(redis_url) == []
 
@@ -144,7 +144,7 @@ async def test_results_and_records_are_read_in_pages(
     async with connected(redis_url) as pipeline:
         doubts = await read_doubts(pipeline, Keys("pbx1"))
     assert [doubt["action_id"] for doubt in doubts.found] == ["s0", "s2", "s3", "s4"]
-    assert float(doubts.since) == 7.0
+    assert float(doubts.since) == SETTLED_AT
 
 
 async def test_a_table_for_people(desk: Desk, redis_url: str) -> None:
