@@ -469,6 +469,8 @@ async def test_a_deadline_that_passes_while_redis_takes_its_time(
     redis_server: RedisServer, redis_url: str, asterisk: SimulatedAsterisk
 ) -> None:
     async with Proxy(redis_server.port) as proxy, served(proxy.url, asterisk), Desk(redis_url) as desk:
+        # Redis must know the script, or it is the reply "no such script" that is held, and nothing is marked.
+        await desk.redis.script_load(source("mark_sending").decode())
         mark = hashlib.sha1(source("mark_sending"), usedforsecurity=False).hexdigest()
         proxy.held = mark.encode()
         await desk.add("Setvar", "a1", Variable="x", Value="1", Bus_Deadline="+0.5")
