@@ -169,13 +169,14 @@ class Calls:
 
     def recall(self, legs: Mapping[str, str]) -> list[Note]:
         """Redis has gone back in time, and takes these legs for alive: what it is to be told of the calls followed."""
+        gone: dict[str, list[str]] = {}
+        for uniqueid, action_id in legs.items():
+            call = self._calls.get(action_id)
+            # Also one that hung up before this worker took the call over, and that it has never heard of.
+            if call is not None and uniqueid not in call.legs and uniqueid not in self._expected:
+                gone.setdefault(action_id, []).append(uniqueid)
         return [
-            _note(
-                call,
-                add=call.legs,
-                drop=[uniqueid for uniqueid in call.members - call.legs if legs.get(uniqueid) == call.action_id],
-                fields=["call", call.state],
-            )
+            _note(call, add=call.legs, drop=gone.get(call.action_id, []), fields=["call", call.state])
             for call in self._calls.values()
             if call.state
         ]

@@ -26,7 +26,7 @@ SCAN_COUNT: Final = 500
 ENTRY_FORGOTTEN: Final = Outcome(
     State.UNKNOWN,
     code=ErrorCode.RECORD_LOST,
-    message="Redis went back in time and forgot its entry, and then the worker that had begun it was lost",
+    message="Redis went back in time and forgot its entry; then its end was forgotten, too, or its worker was lost",
 )
 
 log = structlog.get_logger()
@@ -73,7 +73,7 @@ class Recovery:
                 await self._take_over(request)
             if gone:
                 await self._entries_lost(lane, set(gone))
-        await self._look_for_forgotten()
+        await self.look_for_forgotten()
 
     async def _take_over(self, request: Request) -> None:
         names = ["state", "entry", "epoch", "sending_at"]
@@ -109,11 +109,11 @@ class Recovery:
         for entry in sorted(entries):
             await self._worker.settlement.settle([(Request(lane, entry, entry_action_id(lane, entry)), outcome, None)])
 
-    async def _look_for_forgotten(self) -> None:
-        """Settle what was begun and has no entry any more, once after Redis may have gone back in time.
+    async def look_for_forgotten(self) -> None:
+        """Settle what was begun, has no entry any more and is not held, once after Redis may have gone back in time.
 
         A worker begins what it holds in memory, whether or not a Redis that went back in time still has the entry. If
-        it is lost then, the pending list knows nothing of that.
+        it is lost then, or Redis goes back once more and forgets how it ended, the pending list knows nothing of that.
         """
         known_by, keys = await until_done("what Redis is", self._lease.identify_redis), self._keys
         (searched,) = await until_done("the last search", lambda: self._redis.hmget(keys.holder, ["searched"]))
@@ -127,11 +127,14 @@ class Recovery:
         await until_done("this search", lambda: self._redis.hset(keys.holder, mapping={"searched": known_by}))
 
     async def _forgotten(self) -> list[Begun]:
-        """What an earlier holder had begun and no lane has any more."""
+        """What was begun, no lane has any more, and no task of ours has in hand."""
         # Those of our own epoch, too: a Redis that went back in time may have handed it out before.
         begun = [each async for each in self._begun_records()]
         return [
-            each for each in begun if not await self._redis.xrange(self._keys.lane(each.lane), each.entry, each.entry)
+            each
+            for each in begun
+            if not await self._redis.xrange(self._keys.lane(each.lane), each.entry, each.entry)
+            and not self._worker.intake.is_held(each.request)
         ]
 
     async def _begun_records(self) -> AsyncIterator[Begun]:

@@ -5,7 +5,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import Any, Final
 
 import structlog
@@ -35,6 +35,7 @@ from workers.rates import Rates
 from workers.reader import Reader
 from workers.record_fields import record_fields
 from workers.recovery import Recovery
+from workers.redis_client import REDIS_TIMEOUT_S
 from workers.revision import Revision
 from workers.schedule import CALLS, CHANGES, READS, WINDOWS, Schedule
 from workers.sessions import EVENTS, Sessions
@@ -155,6 +156,8 @@ class Tenure:
 
     async def _look_back(self) -> None:
         """Find out what an earlier worker left, and since when nobody has watched."""
+        # First of all: what Redis forgets after it was read is to be told again.
+        self._redis_known_by = await until_done("what Redis is", self._lease.identify_redis)
         await self._load_calls()
         await self._load_follows()
         last = await until_done("the last event", lambda: self._redis.xrevrange(self._settings.keys.events, count=1))
@@ -182,37 +185,53 @@ class Tenure:
         await until_done("a follow that has ended", lambda: self._redis.hdel(self._settings.keys.follows, target))
 
     async def _read_calls(self) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
-        """The legs that Redis takes for alive (Uniqueid -> ActionID), and of each action what its record says of its
-        call, and its state."""
-        keys = self._settings.keys
-        raw: Any = await self._redis.hgetall(keys.legs)
-        legs = {uniqueid.decode(): action_id.decode() for uniqueid, action_id in raw.items()}
+        """The legs that Redis takes for alive (Uniqueid -> ActionID), and of each action what its record says."""
+        legs = await self._read_legs()
+        return legs, await self._read_records(dict.fromkeys(legs.values()))
+
+    async def _read_legs(self) -> dict[str, str]:
+        raw: Any = await self._redis.hgetall(self._settings.keys.legs)
+        return {uniqueid.decode(): action_id.decode() for uniqueid, action_id in raw.items()}
+
+    async def _read_records(self, action_ids: Iterable[str]) -> dict[str, dict[str, str]]:
+        """What the record of each action says of its call, and its state; nothing of an action that has none."""
         names, records = ("state", "call", "uniqueid"), {}
-        for action_id in dict.fromkeys(legs.values()):
-            values = await record_fields(self._redis, keys, action_id, names)
+        for action_id in action_ids:
+            values = await record_fields(self._redis, self._settings.keys, action_id, names)
             if any(values):
                 records[action_id] = {name: value.decode() for name, value in zip(names, values, strict=True) if value}
-        return legs, records
+        return records
+
+    async def _tell_again(self) -> None:
+        """Redis may have gone back in time: tell it what it has forgotten of what is done, and of our calls."""
+        await self._recovery.look_for_forgotten()
+        await self._tell_calls_again()
 
     async def _tell_calls_again(self) -> None:
-        """Redis may have gone back in time: tell it what it has forgotten of our calls."""
-        legs, _ = await until_done("the calls alive", self._read_calls)
-        ended = self._calls.unknown_of(legs)
         await self._pump.flush()  # the end of some may have waited for Redis
-        legs, _ = await until_done("the calls alive", self._read_calls)
-        for note in self._calls.recall(legs):
+        for note in self._calls.recall(await until_done("the calls alive", self._read_legs)):
             self._pump.note(note)
-        while (ended := await self._end_forgotten(ended)) and not self._stopping:  # noqa: ASYNC110
+        # Looked at for as long as something may be under way to the Redis that was, which is told in vain; and not only
+        # before the above: of a call that has ended since, Redis was told that its last leg is gone, and of no other.
+        until = time.monotonic() + REDIS_TIMEOUT_S
+        ended: set[str] = set()
+        while (time.monotonic() < until or ended) and not self._stopping:
+            if time.monotonic() < until:
+                ended |= self._calls.unknown_of(await until_done("the calls alive", self._read_legs))
+                await self._pump.flush()
+            ended = await self._end_forgotten(ended)
             await asyncio.sleep(FORGOTTEN_PERIOD_S)
 
     async def _end_forgotten(self, ended: set[str]) -> set[str]:
         """End the calls of these actions that Redis takes for alive. Returns those of which somebody is about to find
         out what became of them: only then is it known that their calls are over."""
-        legs, records = await until_done("the calls alive", self._read_calls)
+        legs = await until_done("the calls alive", self._read_legs)
         unknown, open_ones = self._calls.unknown_of(legs), set()
-        for action_id in ended.intersection(legs.values()):
-            record = records.get(action_id, {})
-            if record.get("state") not in FINAL_STATES:
+        alive = ended.intersection(legs.values())
+        records = await until_done("the calls alive", lambda: self._read_records(alive))
+        for action_id in alive:
+            record = records.get(action_id)
+            if record is not None and record.get("state") not in FINAL_STATES:
                 open_ones.add(action_id)
             elif action_id in unknown:  # also where Redis has forgotten that there was a call at all
                 note = self._calls.end_forgotten(action_id, [leg for leg, of in legs.items() if of == action_id])
@@ -379,7 +398,7 @@ class Tenure:
         known_by = await self._lease.identify_redis()
         if self._redis_known_by not in ("", known_by):
             log.warning("redis has restarted, or another server has taken its place", replication_id=known_by)
-            self._spawn(self._tell_calls_again(), "tell calls again")
+            self._spawn(self._tell_again(), "tell Redis again")
         self._redis_known_by = known_by
 
     async def _look_for_missed(self) -> None:

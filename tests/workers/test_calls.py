@@ -261,6 +261,12 @@ async def test_what_redis_forgot_of_the_calls_is_told_again(calls: Calls) -> Non
     assert ended["ttl_ms"] == TTL_MS
 
 
+async def test_a_leg_that_was_gone_before_the_call_was_taken_over_is_told_of_again(calls: Calls) -> None:
+    calls.load({"u1": "a1"}, {"a1": {"state": "done", "call": "up", "uniqueid": "u1"}})
+    (note,) = calls.recall({"u1": "a1", "u2": "a1"})
+    assert (note["add"], note["drop"]) == (["u1"], ["u2"])
+
+
 # -- what is seen of the call of an Originate whose fate was unknown
 
 

@@ -1,0 +1,90 @@
+"""What a worker that lives on does for a Redis that has gone back in time."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from broker.keys import GROUP
+from tests.workers.worker_process import USERS, Desk, WorkerProcess, eventually, make_settings
+from workers.simulated import SimulatedAsterisk
+
+NOWHERE = ("127.0.0.1", "1")
+
+
+@pytest.fixture
+async def asterisk() -> AsyncIterator[SimulatedAsterisk]:
+    async with SimulatedAsterisk(users=USERS, seed=11) as simulated:
+        yield simulated
+
+
+@asynccontextmanager
+async def working(redis_url: str, asterisk: SimulatedAsterisk) -> AsyncIterator[tuple[WorkerProcess, Desk]]:
+    async with WorkerProcess(make_settings(redis_url, asterisk)) as worker, Desk(redis_url) as desk:
+        await worker.connected()
+        yield worker, desk
+
+
+async def go_back(desk: Desk, worker: WorkerProcess) -> None:
+    """Make Redis look like one that was restarted, or like another; what it is to have forgotten is up to the test."""
+    async with desk.redis.pipeline(transaction=True) as commands:
+        commands.execute_command("REPLICAOF", *NOWHERE)
+        commands.execute_command("REPLICAOF", "NO", "ONE")
+        await commands.execute()
+    await worker.said("redis has restarted, or another server has taken its place")
+
+
+async def has_no_legs(desk: Desk) -> bool:
+    return not await desk.redis.exists(desk.keys.legs)
+
+
+async def test_a_leg_that_comes_back_when_the_calls_have_been_told_again(
+    redis_url: str, asterisk: SimulatedAsterisk
+) -> None:
+    """Its end was told to the Redis that was."""
+    async with working(redis_url, asterisk) as (worker, desk):
+        await desk.originate("call", Data="0")
+        await desk.reaches("call", call="ended")
+        await eventually(lambda: has_no_legs(desk))
+        await go_back(desk, worker)
+        await desk.redis.hset(desk.keys.legs, "gone;2", "call")
+        await eventually(lambda: has_no_legs(desk))
+
+
+async def test_a_leg_of_a_call_that_redis_knows_nothing_else_of(redis_url: str, asterisk: SimulatedAsterisk) -> None:
+    async with working(redis_url, asterisk) as (worker, desk):
+        await desk.redis.hset(desk.keys.legs, "gone;2", "nobody")
+        await go_back(desk, worker)
+        await eventually(lambda: has_no_legs(desk))
+
+
+async def test_what_was_begun_and_whose_end_and_entry_redis_has_forgotten(
+    redis_url: str, asterisk: SimulatedAsterisk
+) -> None:
+    async with working(redis_url, asterisk) as (worker, desk):
+        entry = await desk.add("Setvar", "a1", Variable="x", Value="1")
+        assert (await desk.settled("a1"))["state"] == "done"
+        await desk.redis.hdel(desk.keys.action("a1"), "settled_at", "result", "response", "message")
+        await desk.redis.hset(desk.keys.action("a1"), "state", "sending")
+        await go_back(desk, worker)
+        record = await desk.settled("a1")
+        assert (record["state"], record["error_code"], record["entry"]) == ("unknown", "record-lost", entry)
+    assert len(asterisk.writes("a1")) == 1
+
+
+async def test_what_is_under_way_is_left_alone(redis_url: str, asterisk: SimulatedAsterisk) -> None:
+    async with working(redis_url, asterisk) as (worker, desk):
+        asterisk.faults.freeze()
+        entry = await desk.add("Setvar", "a1", Variable="x", Value="1")
+        await desk.reaches("a1", state="sending")
+        await desk.redis.xack(desk.keys.actions, GROUP, entry)
+        await desk.redis.xdel(desk.keys.actions, entry)
+        await go_back(desk, worker)
+        known_by = (await desk.redis.info("replication"))["master_replid"]
+        await eventually(lambda: is_searched(desk, known_by))
+        asterisk.faults.resume()
+        assert (await desk.settled("a1"))["state"] == "done"
+
+
+async def is_searched(desk: Desk, known_by: str) -> bool:
+    return (await desk.redis.hget(desk.keys.holder, "searched") or b"").decode() == known_by
