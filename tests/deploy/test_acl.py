@@ -247,6 +247,11 @@ async def test_the_worker_and_the_client_are_refused_nothing(stage: Stage) -> No
             names = [event.name async for event in call.events()]
             assert (await call.result(timeout=20)).is_done
             assert names[-1] == "Hangup"
+            call = await pbx.originate("Local/100@default", application="Wait", data="2")
+            await call.answered(timeout=20)
+            followed = await pbx.follow(call.uniqueid, timeout=20)
+            await followed.hangup(timeout=20)
+            assert (await followed.ended(timeout=20)).is_answered
             refused = await pbx.request("Command", Command="core stop now", timeout=20, raise_on_failure=False)
             assert refused.error_code == "forbidden"
         denied = {entry["object"] for entry in admin.acl_log()}
