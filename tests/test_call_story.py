@@ -149,6 +149,21 @@ async def test_what_was_missed_in_an_interruption_is_told(stage: Stage, pbx: Ser
     assert not any(leg.is_alive for leg in call.legs)
 
 
+async def test_what_comes_after_an_interruption_does_not_overtake_what_was_missed(
+    stage: Stage, pbx: Server, admin: redis.Redis
+) -> None:
+    call = await pbx.originate("Local/1", "200", timeout=WAIT_S)
+    await stage.begin(call.uniqueid)
+    await until(lambda: len(call.legs) == 2)
+    await stage.say("BridgeEnter", False, Uniqueid=call.uniqueid, BridgeUniqueid="b1", BridgeNumChannels="2")
+    admin.client_kill_filter(_type="pubsub")
+    await until(lambda: call._reader.missed)
+    await stage.say("Newstate", Uniqueid=call.uniqueid, ChannelStateDesc="Up")
+    await until(lambda: bool(call._reader._queue) and call._reader._queue[-1].name == "Newstate")
+    assert (await call.bridged(WAIT_S)) is not None
+    await until(lambda: call.legs[0].state == "Up")
+
+
 async def test_what_no_event_told_the_record_does(stage: Stage, worker: FakeWorker, pbx: Server) -> None:
     call = await pbx.originate("Local/1", "200", timeout=WAIT_S)
     await stage.settle(State.FAILED, code="originate-failed", message="cause 17", call="ended", cause="17")
@@ -164,6 +179,9 @@ async def test_a_failed_call_whose_channels_are_told_of_later(
     await stage.settle(State.FAILED, code="originate-failed")
     assert (await call.answered(WAIT_S)).disposition is Disposition.FAILED
     ended = asyncio.create_task(call.ended(WAIT_S))
+    for _ in range(10):  # it asks Redis as often as it likes meanwhile
+        await call.action_record()
+    assert not ended.done()
     assert stage.request is not None
     await worker.update(stage.request, call="dialing")
     await stage.begin(call.uniqueid)
