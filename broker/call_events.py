@@ -24,7 +24,7 @@ LOOK_S: Final = 5.0
 AGAIN_S: Final = 0.5
 """How soon Redis is asked again when it could not be reached."""
 
-UNSEEN_S: Final = 2.0
+UNSEEN_S: Final = 5.0
 """How long the first event of a call that has failed is waited for: Asterisk may tell that it failed before it tells of
 its channels, and of one that could not be made it tells nothing more."""
 

@@ -65,9 +65,9 @@ async def observing(asterisk: LabAsterisk, user: str = "observer") -> AsyncItera
 
 
 @asynccontextmanager
-async def recording(asterisk: LabAsterisk) -> AsyncIterator[Observer]:
+async def recording(asterisk: LabAsterisk, user: str = "observer") -> AsyncIterator[Observer]:
     """The same, and it reads on by itself: nothing may be asked of its session before `Observer.end`."""
-    async with observing(asterisk) as observer:
+    async with observing(asterisk, user) as observer:
         observer.reading = asyncio.create_task(_read_on(observer.session))
         try:
             yield observer
