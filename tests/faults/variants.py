@@ -282,7 +282,10 @@ def legs_by_linkedid() -> None:
     """Asks each event's Linkedid to which call it belongs."""
     rewrite(
         Calls, "attribute",
-        ("if value in legs and header.lower().endswith(\"uniqueid\"):", "if value in legs and header == \"Linkedid\":"),
+        (
+            "in named_legs(event, legs):",
+            "in {value for header, value in event.headers.pairs if header == \"Linkedid\"} & legs.keys():",
+        ),
     )  # fmt: skip
     rewrite(
         Calls, "_follow",

@@ -28,7 +28,7 @@ SHORT: Final = 40
 EXAMPLES: Final = int(os.environ.get("AMIBUS_MODEL_EXAMPLES", "0"))
 """Of the long profile; 0: the short one."""
 
-BROKEN_EXAMPLES: Final = 300
+BROKEN_EXAMPLES: Final = 600
 RARE_EXAMPLES: Final = 3_000
 """Within which a broken script must have been found."""
 
