@@ -73,7 +73,7 @@ class Recovery:
                 await self._take_over(request)
             if gone:
                 await self._entries_lost(lane, set(gone))
-        await self.look_for_forgotten()
+        await self._look_for_forgotten()
 
     async def _take_over(self, request: Request) -> None:
         names = ["state", "entry", "epoch", "sending_at"]
@@ -109,22 +109,30 @@ class Recovery:
         for entry in sorted(entries):
             await self._worker.settlement.settle([(Request(lane, entry, entry_action_id(lane, entry)), outcome, None)])
 
-    async def look_for_forgotten(self) -> None:
-        """Settle what was begun, has no entry any more and is not held, once after Redis may have gone back in time.
+    async def _look_for_forgotten(self) -> None:
+        """Settle what was begun and has no entry any more, once after Redis may have gone back in time.
 
         A worker begins what it holds in memory, whether or not a Redis that went back in time still has the entry. If
-        it is lost then, or Redis goes back once more and forgets how it ended, the pending list knows nothing of that.
+        it is lost then, the pending list knows nothing of that.
         """
         known_by, keys = await until_done("what Redis is", self._lease.identify_redis), self._keys
         (searched,) = await until_done("the last search", lambda: self._redis.hmget(keys.holder, ["searched"]))
         if searched == known_by.encode():
             return
+        await self.settle_forgotten()
+        await until_done("this search", lambda: self._redis.hset(keys.holder, mapping={"searched": known_by}))
+
+    async def settle_forgotten(self) -> None:
+        """Settle what was begun, has no entry any more and is not held. Also for a worker that lives on: Redis may have
+        gone back a second time, and have forgotten how it ended.
+
+        What is held has then yet to end, so that whoever comes next has to look again.
+        """
         begun = await until_done("what was begun", self._forgotten)
         for each in begun:
             await self._worker.settlement.settle([(each.request, ENTRY_FORGOTTEN, None)])
         if begun:
             log.error("redis has gone back in time, and forgot entries that were begun", records=len(begun))
-        await until_done("this search", lambda: self._redis.hset(keys.holder, mapping={"searched": known_by}))
 
     async def _forgotten(self) -> list[Begun]:
         """What was begun, no lane has any more, and no task of ours has in hand."""

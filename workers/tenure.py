@@ -204,7 +204,7 @@ class Tenure:
 
     async def _tell_again(self) -> None:
         """Redis may have gone back in time: tell it what it has forgotten of what is done, and of our calls."""
-        await self._recovery.look_for_forgotten()
+        await self._recovery.settle_forgotten()
         await self._tell_calls_again()
 
     async def _tell_calls_again(self) -> None:
