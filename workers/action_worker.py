@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from dataclasses import replace
-from enum import Enum
 from typing import Final, cast
 
 import structlog
@@ -15,7 +13,7 @@ from broker.codec import State
 from broker.entry import Request
 from broker.errors import ErrorCode, Refused
 from broker.scripts import Script
-from workers.batch import Batch
+from workers.batch import DEPTH, Batch
 from workers.calls import Calls
 from workers.clock import ServerClock
 from workers.config import Settings
@@ -25,16 +23,16 @@ from workers.intake import Intake
 from workers.job import Job, make_job
 from workers.journal import JournalFull
 from workers.lease import Lease, LeaseLost
+from workers.lost_work import RECORD_LOST, LostWork
 from workers.originates import Originates, unknown
-from workers.outcome import Outcome, outcome_of
+from workers.outcome import Next, Outcome, outcome_of
 from workers.own_actions import OwnActions, is_own
 from workers.policy import Policy
 from workers.reader import Reader
-from workers.record_fields import record_fields
 from workers.records import Item, Records
 from workers.schedule import MAX_GROUP, Schedule, Turn
 from workers.sessions import Sessions
-from workers.settlement import DEPTH, Fate, Settlement, refused, reused
+from workers.settlement import Fate, Settlement, refused, reused
 
 REPEATS: Final = 3
 """How often a read-only action is asked again when its session, or its answer, was lost."""
@@ -42,36 +40,7 @@ REPEATS: Final = 3
 DISK_RETRY_S: Final = 1.0
 """How soon a disk that was full is tried again."""
 
-WORKER_LOST: Final = Outcome(
-    State.UNKNOWN,
-    code=ErrorCode.WORKER_LOST,
-    message="the worker that sent it was lost before it could note the answer",
-)
-
-RECORD_LOST: Final = Outcome(
-    State.UNKNOWN,
-    code=ErrorCode.RECORD_LOST,
-    message="Redis knows nothing of it any more, and the journal on this host says that it may have been sent",
-)
-
-RECORD_DOUBTFUL: Final = Outcome(
-    State.UNKNOWN,
-    code=ErrorCode.RECORD_LOST,
-    message="Redis may have gone back in time while another host's worker served, which may have sent it",
-)
-
-MAY_HAVE_BEEN_SENT: Final = ("sending", "expired", "duplicate-channel-id")
-"""Verdicts of a Redis that has no record of it. If it went back in time, that says little: the ChannelId, too, may be
-its own."""
-
 log = structlog.get_logger()
-
-
-class Next(Enum):
-    """What comes of an attempt that has no outcome."""
-
-    AGAIN = "it is to be tried again"
-    OVER = "there is nothing to settle"
 
 
 Told = tuple[Job, Outcome | Next]
@@ -84,7 +53,7 @@ class ActionWorker:
     def __init__(
         self, redis: "Redis", settings: Settings, *, lease: Lease, clock: ServerClock, sessions: Sessions,
         schedule: Schedule, calls: Calls, originates: Originates, diary: Diary, reader: Reader, publish: str,
-        own: OwnActions,
+        own: OwnActions, lost_work: LostWork,
     ) -> None:  # fmt: skip
         self._redis = redis
         self._settings = settings
@@ -99,6 +68,7 @@ class ActionWorker:
         self._diary = diary
         self._publish = publish
         self._own = own
+        self._lost_work = lost_work
         self._policy = Policy(settings.allow)
         self._records = Records(settings)
         self._scripts = {name: Script(name, settings.keys) for name in ("mark_sending", "mark_sent")}
@@ -110,9 +80,6 @@ class ActionWorker:
         self._begun: set[asyncio.Task[None]] = set()
         """The tasks that have had their turn: what they hold may have been written."""
         self.intake = Intake(reader, settings.read_ahead, self.take)
-        self.doubtful_before = 0.0
-        """What changes something and was queued before this (unix seconds by Redis' clock) is not sent: another host's
-        worker may have done so, and Redis may have forgotten it."""
 
     async def run(self) -> None:
         """Take entries and handle each in a task of its own, until cancelled. Raises what a task could not cope
@@ -273,13 +240,13 @@ class ActionWorker:
         for job, (verdict, at) in zip(jobs, await self.mark_sending(jobs, probe=turn is None), strict=True):
             if verdict == "sending":
                 job.sending_at, job.epoch = at, self._epoch
-            if verdict in MAY_HAVE_BEEN_SENT and (lost := self._lost(job, verdict)):
+            if lost := self._lost_work.suspicion(job, verdict):
                 unsent.append((job, await self._fate_of_lost(job, lost, turn)))
             elif verdict == "sending" and turn is not None:
                 may_go.append(job)
             elif verdict == "begun" and turn is not None:
                 self._schedule.release(turn)
-                unsent.append((job, await self._begun_before(job)))
+                unsent.append((job, await self._lost_work.fate_of_forgotten_group(job)))
             else:
                 unsent.append((job, self._unsent(job, verdict)))
         return may_go, unsent
@@ -350,17 +317,6 @@ class ActionWorker:
             return Next.AGAIN  # nothing was written
         raise AssertionError("an action had no answer and no error")
 
-    def _lost(self, job: Job, verdict: str) -> Outcome | None:
-        """Why it may have been sent although Redis does not say so; None: go by the verdict."""
-        if job.reads_only or job.again:
-            return None
-        if job.request.queued_at < self.doubtful_before:
-            job.begun_before = job.request.queued_at
-            return RECORD_DOUBTFUL
-        if verdict != "sending":  # that is asked of the journal right before the write
-            job.begun_before = self._diary.written_at(job)
-        return None if job.begun_before is None else RECORD_LOST
-
     def _mark_sent(self, job: Job, response: Response) -> None:
         """Asterisk answered, more is to come: said while the rest is waited for."""
         job.noted = self._sents.add(self._records.sent(job, response, self._clock.now()))
@@ -389,50 +345,19 @@ class ActionWorker:
                 why = f"ChannelId {job.channel_id} belongs to a call that is alive"
                 return refused(Refused(ErrorCode.DUPLICATE_CHANNEL_ID, why))
 
-    # -- what a lost worker had begun
+    # -- endings
 
-    async def _begun_before(self, job: Job) -> "Outcome | Next":
-        """The entry is new to the group, and yet its record says that it was begun: the group was destroyed."""
-        names, keys = ["epoch", "sending_at"], self._settings.keys
-        epoch, sending_at = await record_fields(self._redis, keys, job.request.action_id, names)
-        job.epoch, job.sending_at = int(epoch or 0), float(sending_at or 0) or None
-        return await self._fate_of_begun(job)
+    async def _fate_of_lost(self, job: Job, otherwise: Outcome, turn: Turn | None) -> Outcome:
+        if turn is not None:
+            self._schedule.release(turn)  # it is not sent in it
+        return await self._lost_work.fate_of_lost(job, otherwise)
 
     async def _take_over(self, job: Job) -> None:
-        outcome = await self._fate_of_begun(job)
+        outcome = await self._lost_work.fate_of_begun(job)
         if isinstance(outcome, Outcome):
             await self._conclude([(job.request, outcome, job)])
         else:
             await self.handle([job])
-
-    async def _fate_of_lost(self, job: Job, otherwise: Outcome, turn: Turn | None) -> Outcome:
-        """What Redis has forgotten and may have been sent: of a call the truth is looked for."""
-        # Where an earlier entry of this ActionID still waits for the outcome, that will revise this one.
-        if job.channel_id is None or self._calls.is_followed(job.request.action_id):
-            return otherwise
-        if turn is not None:
-            self._schedule.release(turn)
-        found = await self._originates.find_out(job, otherwise)
-        if found is otherwise and not self._calls.is_followed(job.request.action_id):
-            return replace(found, has_no_call=True)
-        return found
-
-    async def _fate_of_begun(self, job: Job) -> "Outcome | Next":
-        """What only reads is done again, and so is what the journal proves never to have been written; of a call the
-        truth is looked for; of all else nobody knows."""
-        # What is in doubt another host's worker may have written, before one of this host began it in vain.
-        is_doubtful = job.request.queued_at < self.doubtful_before
-        is_unwritten = self._diary.proves_unwritten(job)
-        if job.reads_only or (is_unwritten and not is_doubtful):
-            job.again, job.written = True, job.reads_only
-            job.sending_at = job.epoch = None
-            return Next.AGAIN
-        otherwise = RECORD_DOUBTFUL if is_unwritten else WORKER_LOST
-        if job.channel_id is not None:
-            return await self._originates.find_out(job, otherwise)
-        return otherwise
-
-    # -- settling
 
     async def _conclude(self, fates: Sequence[Fate]) -> None:
         await self.settlement.settle(fates)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, Generic, NamedTuple, TypeVar, cast
+from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 
 from redis.exceptions import (
     BusyLoadingError,
@@ -22,6 +22,9 @@ from broker.scripts import MAX_BATCH
 from workers.backoff import Backoff
 from workers.notify import notify
 from workers.outage import outage
+
+DEPTH: Final = 3
+"""Calls of a kind that may be under way at once: Redis is at one while the worker makes the next."""
 
 Item = TypeVar("Item")
 Verdict = TypeVar("Verdict")

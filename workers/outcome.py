@@ -1,6 +1,7 @@
 """What an answer of Asterisk's means for an action."""
 
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Final
 
 from broker.ami import Exchange, Headers
@@ -29,6 +30,13 @@ REASONS: Final = {
 
 NO_CHANNEL: Final = "<null>"
 """The Uniqueid of an OriginateResponse whose call has no channel (any more)."""
+
+
+class Next(Enum):
+    """What comes of an attempt that has no outcome."""
+
+    AGAIN = "it is to be tried again"
+    OVER = "there is nothing to settle"
 
 
 @dataclass(slots=True)

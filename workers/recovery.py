@@ -10,11 +10,12 @@ from broker.codec import State
 from broker.entry import Request, entry_action_id
 from broker.errors import ErrorCode, Refused
 from broker.keys import LANES
-from workers.action_worker import WORKER_LOST, ActionWorker
+from workers.action_worker import ActionWorker
 from workers.batch import until_done
 from workers.config import Settings
 from workers.job import make_job
 from workers.lease import Lease
+from workers.lost_work import WORKER_LOST
 from workers.outcome import Outcome
 from workers.own_actions import is_own
 from workers.reader import Reader

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Final
 
 import structlog
 from redis.asyncio import Redis
@@ -11,7 +10,7 @@ from broker.codec import State
 from broker.entry import Request
 from broker.errors import ErrorCode, Refused
 from broker.scripts import Script
-from workers.batch import Batch
+from workers.batch import DEPTH, Batch
 from workers.calls import Calls
 from workers.clock import ServerClock
 from workers.config import Settings
@@ -19,9 +18,6 @@ from workers.items import ITEMS_LOST, Chunks, Items, are_many
 from workers.job import Job
 from workers.outcome import Outcome
 from workers.records import Item, Records
-
-DEPTH: Final = 3
-"""Script calls of a kind under way at once: Redis is at one while this worker makes the next."""
 
 log = structlog.get_logger()
 
@@ -61,7 +57,7 @@ class Settlement:
         for _, outcome, job in fates:
             if job is not None and job.noted is not None:
                 await job.noted  # `sent` is said before the end is
-            if job is not None and outcome.state in (State.DONE, State.FAILED):
+            if job is not None and (outcome.events or job.items) and outcome.state in (State.DONE, State.FAILED):
                 await self._put_items(job, outcome)
         at, epoch = self._clock.now(), self._epoch
         items = [self._records.settle(request, outcome, at, job, epoch) for request, outcome, job in fates]
@@ -86,7 +82,7 @@ class Settlement:
 
     async def _put_items(self, job: Job, outcome: Outcome) -> None:
         """Let a result that would be very large come without its items: these are put beside its record."""
-        if job.items is None and not (outcome.events and are_many(outcome.events)):
+        if job.items is None and not are_many(outcome.events):
             return
         items = self.items_of(job)
         if not await items.add_last(outcome.events):
@@ -98,6 +94,7 @@ class Settlement:
             outcome.events = items.few
 
     def items_of(self, job: Job) -> Items:
+        """Where the items of its list go as they come."""
         if job.items is None:
             job.items = self._chunks.of(job.request.action_id, job.epoch or self._epoch)
         return job.items

@@ -27,6 +27,7 @@ from workers.event_pump import EventPump
 from workers.follows import Follows, TooManyFollows
 from workers.journal import Journal
 from workers.lease import Lease, LeaseLost
+from workers.lost_work import LostWork
 from workers.notify import notify
 from workers.originates import Originates
 from workers.outcome import Outcome
@@ -101,8 +102,11 @@ class Tenure:
             own=OwnActions(
                 redis, settings, clock=clock, sessions=self._sessions, channels=self._channels, follows=self._follows
             ),
+            lost_work=LostWork(
+                redis, settings.keys, calls=self._calls, originates=originates, diary=self._diary,
+                doubtful_before=doubtful_before,
+            ),
         )  # fmt: skip
-        self._worker.doubtful_before = doubtful_before
         self._recovery = Recovery(redis, settings, lease, self._reader, self._worker)
         self._asterisk = ""
         self._away_since = clock.now()
