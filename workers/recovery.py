@@ -24,6 +24,9 @@ from workers.record_fields import record_fields
 SCAN_COUNT: Final = 500
 """Keys looked at in one step of a search through all records."""
 
+BEGUN: Final = (b"sending", b"sent")
+"""The states of a record whose action is under way, or was when its worker was lost."""
+
 ENTRY_FORGOTTEN: Final = Outcome(
     State.UNKNOWN,
     code=ErrorCode.RECORD_LOST,
@@ -79,7 +82,7 @@ class Recovery:
     async def _take_over(self, request: Request) -> None:
         names = ["state", "entry", "epoch", "sending_at"]
         state, entry, epoch, sending_at = await record_fields(self._redis, self._keys, request.action_id, names)
-        if is_own(request) or state not in (b"sending", b"sent") or entry != request.entry.encode():
+        if is_own(request) or state not in BEGUN or entry != request.entry.encode():
             self._worker.take([request])
             return
         try:
@@ -139,12 +142,16 @@ class Recovery:
         """What was begun, no lane has any more, and no task of ours has in hand."""
         # Those of our own epoch, too: a Redis that went back in time may have handed it out before.
         begun = [each async for each in self._begun_records()]
-        return [
-            each
-            for each in begun
-            if not await self._redis.xrange(self._keys.lane(each.lane), each.entry, each.entry)
-            and not self._worker.intake.is_held(each.request)
-        ]
+        return [each for each in begun if await self._is_forgotten(each)]
+
+    async def _is_forgotten(self, begun: Begun) -> bool:
+        if await self._redis.xrange(self._keys.lane(begun.lane), begun.entry, begun.entry):
+            return False
+        if self._worker.intake.is_held(begun.request):
+            return False
+        # An entry goes when its action is settled: that may have been since the record was read.
+        state, entry = await record_fields(self._redis, self._keys, begun.action_id, ["state", "entry"])
+        return state in BEGUN and entry == begun.entry.encode()
 
     async def _begun_records(self) -> AsyncIterator[Begun]:
         """All that was begun and is not settled."""
@@ -153,6 +160,6 @@ class Recovery:
         key: Any
         async for key in self._redis.scan_iter(match=f"{prefix}*", count=SCAN_COUNT, _type="HASH"):
             values: Any = await self._redis.hmget(key, names)
-            state, *fields = [value.decode() if value else "" for value in values]
-            if state in ("sending", "sent") and fields[0] in LANES:
+            fields = [value.decode() if value else "" for value in values[1:]]
+            if values[0] in BEGUN and fields[0] in LANES:
                 yield Begun(key.decode().removeprefix(prefix), *fields)

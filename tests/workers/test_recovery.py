@@ -5,6 +5,8 @@ import json
 import os
 import time
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -12,9 +14,12 @@ from structlog.testing import capture_logs
 from broker.ami import Headers
 from broker.codec import BusEvent, event_map, pack
 from broker.keys import ACTIONS, GROUP, LANES, URGENT
+from tests.desk import Desk as ScriptsDesk
 from tests.workers.worker_process import USERS, Desk, eventually, make_settings, running_worker
 from workers.diary import journal_directory
 from workers.journal import Journal
+from workers.recovery import Recovery
+from workers.settlement import Fate
 from workers.simulated import SimulatedAsterisk
 
 
@@ -484,3 +489,51 @@ async def test_a_malformed_entry_that_was_read_is_refused(redis_url: str, asteri
     async with serving(redis_url, asterisk, "second") as desk:
         assert (await desk.settled(f"u.{entry}"))["error_code"] == "malformed"
         assert await desk.pending() == 0
+
+
+# -- the search for what was begun and has no entry any more
+
+
+@pytest.fixture
+async def scripts(redis_url: str) -> AsyncIterator[ScriptsDesk]:
+    desk = ScriptsDesk(redis_url)
+    await desk.open()
+    yield desk
+    await desk.close()
+
+
+async def searched(scripts: ScriptsDesk) -> list[str]:
+    """The ActionIDs that a search of a worker which holds nothing settles."""
+    found: list[str] = []
+
+    async def settle(fates: list[Fate]) -> None:
+        found.extend(request.action_id for request, _, _ in fates)
+
+    worker: Any = SimpleNamespace(
+        intake=SimpleNamespace(is_held=lambda _request: False), settlement=SimpleNamespace(settle=settle)
+    )
+    nobody: Any = None
+    await Recovery(scripts.redis, scripts.settings, nobody, nobody, worker).settle_forgotten()
+    return found
+
+
+async def test_what_was_begun_and_has_no_entry_is_found(scripts: ScriptsDesk) -> None:
+    kept, gone = [await scripts.job("Action", "Setvar", "ActionID", name) for name in ("kept", "gone")]
+    await scripts.mark(kept, gone)
+    await scripts.redis.xdel(scripts.keys.actions, gone.request.entry)
+    assert await searched(scripts) == ["gone"]
+
+
+async def test_what_is_settled_during_the_search_was_not_forgotten(
+    scripts: ScriptsDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await scripts.job()
+    await scripts.mark(job)
+    look = scripts.redis.xrange
+
+    async def settle_and_look(*where: Any) -> Any:
+        await scripts.settle(job)
+        return await look(*where)
+
+    monkeypatch.setattr(scripts.redis, "xrange", settle_and_look)
+    assert await searched(scripts) == []
