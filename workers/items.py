@@ -12,6 +12,7 @@ from broker.codec import pack_items
 from broker.scripts import Script
 from workers.batch import until_done
 from workers.config import Settings
+from workers.connection import CHUNK_ITEMS
 
 MAX_INLINE_BYTES: Final = 256 * 1024
 """Items that take more than this come apart from their result: a message must not cut off a subscriber who is slow."""
@@ -61,7 +62,11 @@ class Items:
         return self._few
 
     def add(self, items: Sequence[Headers]) -> None:
-        """Take more items, which make a chunk. Does not wait."""
+        """Take more items. Does not wait."""
+        for first in range(0, len(items), CHUNK_ITEMS):
+            self._add_chunk(items[first : first + CHUNK_ITEMS])
+
+    def _add_chunk(self, items: Sequence[Headers]) -> None:
         packed = pack_items(items)
         self._packed.append((self.chunks, packed))
         self._packed_bytes += len(packed)
@@ -84,8 +89,7 @@ class Items:
 
     async def add_last(self, items: Sequence[Headers]) -> bool:
         """Take the last ones, and wait until those that are apart are on Redis. False: they have no place there."""
-        if items:
-            self.add(items)
+        self.add(items)
         if self._pushing is not None:
             await self._pushing
         return not self._failed

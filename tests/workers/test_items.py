@@ -68,6 +68,15 @@ async def test_many_items_go_apart_in_order() -> None:
     assert items.few == []
 
 
+async def test_no_chunk_is_larger_than_the_contract_says() -> None:
+    shelf = Shelf()
+    items = Items(shelf.push)
+    assert await items.add_last([item(number) for number in range(2 * CHUNK_ITEMS + 500)])
+    assert [len(unpack_items(chunk, ())) for chunk in shelf.chunks] == [CHUNK_ITEMS, CHUNK_ITEMS, 500]
+    assert (items.count, items.chunks) == (2500, 3)
+    assert shelf.numbers == list(range(2500))
+
+
 async def test_they_are_put_away_while_more_come() -> None:
     shelf = Shelf()
     items = Items(shelf.push)
