@@ -164,9 +164,17 @@ class Sentinels:
         self.primary, self.replica = self.replica, self.primary
 
     def restore(self) -> None:
-        """Start the old primary again: the sentinels make a replica of it."""
+        """Start the old primary again, as a replica of the new one."""
         self.replica.start()
+        self.demote()
         wait_for(self.is_in_step, "the old primary as a replica", FAIL_OVER_DEADLINE_S)
+
+    def demote(self) -> None:
+        """Make the old primary a replica. The sentinels would, some eight to twenty seconds later, in the same way."""
+        with self.replica.client() as client:
+            client.execute_command("REPLICAOF", "127.0.0.1", self.primary.port)
+            for kind in ("normal", "pubsub"):
+                client.execute_command("CLIENT", "KILL", "TYPE", kind)
 
     def _replication(self, server: RedisServer) -> dict[str, Any]:
         with server.client() as client:

@@ -176,13 +176,9 @@ class ReplicatedSide(RedisSide):
         time.sleep(max(0.0, self._failed_over_at + NEW_TERM_S - time.monotonic()))
 
     def _follow(self) -> float:
-        """Make the old primary a replica. The sentinels would, some eight seconds later, in the same way. Returns since
-        when it has been one (unix seconds)."""
+        """Make the old primary a replica. Returns since when it has been one (unix seconds)."""
         self._failed_over_at = time.monotonic()
-        with self._sentinels.replica.client() as client:
-            client.execute_command("REPLICAOF", "127.0.0.1", self.server.port)
-            for kind in ("normal", "pubsub"):
-                client.execute_command("CLIENT", "KILL", "TYPE", kind)
+        self._sentinels.demote()
         is_one_since = time.time()
         wait_for(self._sentinels.is_in_step, "the old primary as a replica", FAIL_OVER_DEADLINE_S)
         return is_one_since
