@@ -1,7 +1,7 @@
 """What the commands have in common that ask Asterisk something: their options, the asking, how they end."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -40,6 +40,18 @@ class Question:
             return run(self._ask(work))
         except (ActionUnknown, ResultTimeout) as error:
             raise Failure(str(error), UNKNOWN) from None
+
+    def show(
+        self, found: Sequence[T], nothing: str, columns: Sequence[str], row: Callable[[T], Sequence[Cell]]
+    ) -> None:
+        """What was found, as a table or as JSON; `nothing` tells a person that it is nothing."""
+        if self.output.as_json:
+            for each in found:
+                self.output.object(plain(each))
+        elif not found and self.output.terminal:
+            self.output.line(nothing)
+        else:
+            self.output.table(columns, [row(each) for each in found])
 
     async def _ask(self, work: Callable[["Server"], Awaitable[T]]) -> T:
         from broker.client import Bus

@@ -1,11 +1,15 @@
 """`amibus channels`: who is in a call now."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from workers.cli.asking import asking_options, person, place, plain, question
+from workers.cli.asking import asking_options, person, place, question
+from workers.cli.output import Cell
 from workers.cli.result_view import duration
+
+if TYPE_CHECKING:
+    from broker.telephony.channels import Channel
 
 _STATES = {"Up": "green", "Ringing": "yellow", "Ring": "yellow", "Down": "dim"}
 
@@ -34,26 +38,18 @@ def channels(server: str, **given: Any) -> None:
     found = sorted(
         asked.ask(lambda pbx: pbx.channels(timeout=asked.wait_s)), key=lambda each: (each.linkedid, each.uniqueid)
     )
-    if asked.output.as_json:
-        for each in found:
-            asked.output.object(plain(each))
-        return
-    if not found and asked.output.terminal:
-        asked.output.line("no channel is alive")
-        return
-    asked.output.table(
-        ("channel", "state", "for", "caller", "connected to", "at", "application", "Uniqueid"),
-        [
-            [
-                (each.name, "bold"),
-                (each.state, _STATES.get(each.state, "")),
-                "" if each.duration_s is None else duration(each.duration_s),
-                person(each.caller_name, each.caller_number),
-                person(each.connected_name, each.connected_number),
-                place(each.exten, each.context),
-                each.application,
-                (each.uniqueid, "dim"),
-            ]
-            for each in found
-        ],
-    )
+    columns = ("channel", "state", "for", "caller", "connected to", "at", "application", "Uniqueid")
+    asked.show(found, "no channel is alive", columns, _row)
+
+
+def _row(channel: "Channel") -> list[Cell]:
+    return [
+        (channel.name, "bold"),
+        (channel.state, _STATES.get(channel.state, "")),
+        "" if channel.duration_s is None else duration(channel.duration_s),
+        person(channel.caller_name, channel.caller_number),
+        person(channel.connected_name, channel.connected_number),
+        place(channel.exten, channel.context),
+        channel.application,
+        (channel.uniqueid, "dim"),
+    ]

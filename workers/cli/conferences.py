@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from workers.cli.asking import Question, asking_options, flag, person, plain, question
+from workers.cli.asking import asking_options, flag, person, question
+from workers.cli.output import Cell
 from workers.cli.result_view import duration
 
 if TYPE_CHECKING:
@@ -31,56 +32,32 @@ def conferences(server: str, conference: str | None, **given: Any) -> None:
     """
     asked = question(server, given)
     if conference is None:
-        _show_rooms(asked, asked.ask(lambda pbx: pbx.conferences(timeout=asked.wait_s)))
-    else:
-        members = asked.ask(lambda pbx: pbx.conference(conference).members(timeout=asked.wait_s))
-        _show_members(asked, members)
+        rooms = asked.ask(lambda pbx: pbx.conferences(timeout=asked.wait_s))
+        asked.show(rooms, "no conference is going on", ("conference", "parties", "marked", "locked", "muted"), _room)
+        return
+    members = asked.ask(lambda pbx: pbx.conference(conference).members(timeout=asked.wait_s))
+    columns = ("caller", "channel", "for", "admin", "muted", "talking", "waiting", "Uniqueid")
+    asked.show(members, "nobody is in it", columns, _member)
 
 
-def _show_rooms(asked: Question, rooms: list["ConferenceRoom"]) -> None:
-    if asked.output.as_json:
-        for each in rooms:
-            asked.output.object(plain(each))
-        return
-    if not rooms and asked.output.terminal:
-        asked.output.line("no conference is going on")
-        return
-    asked.output.table(
-        ("conference", "parties", "marked", "locked", "muted"),
-        [
-            [
-                (each.name, "bold"),
-                str(each.parties),
-                str(each.marked),
-                flag(each.is_locked, "locked"),
-                flag(each.is_muted, "muted"),
-            ]
-            for each in rooms
-        ],
-    )
+def _room(room: "ConferenceRoom") -> list[Cell]:
+    return [
+        (room.name, "bold"),
+        str(room.parties),
+        str(room.marked),
+        flag(room.is_locked, "locked"),
+        flag(room.is_muted, "muted"),
+    ]
 
 
-def _show_members(asked: Question, members: list["ConferenceMember"]) -> None:
-    if asked.output.as_json:
-        for each in members:
-            asked.output.object(plain(each))
-        return
-    if not members and asked.output.terminal:
-        asked.output.line("nobody is in it")
-        return
-    asked.output.table(
-        ("caller", "channel", "for", "admin", "muted", "talking", "waiting", "Uniqueid"),
-        [
-            [
-                (person(each.caller_name, each.caller_number), "bold"),
-                each.channel,
-                "" if each.since_s is None else duration(each.since_s),
-                flag(each.is_admin, "admin", "cyan"),
-                flag(each.is_muted, "muted"),
-                flag(each.is_talking, "talking", "green"),
-                flag(each.is_waiting, "waiting"),
-                (each.uniqueid, "dim"),
-            ]
-            for each in members
-        ],
-    )
+def _member(member: "ConferenceMember") -> list[Cell]:
+    return [
+        (person(member.caller_name, member.caller_number), "bold"),
+        member.channel,
+        "" if member.since_s is None else duration(member.since_s),
+        flag(member.is_admin, "admin", "cyan"),
+        flag(member.is_muted, "muted"),
+        flag(member.is_talking, "talking", "green"),
+        flag(member.is_waiting, "waiting"),
+        (member.uniqueid, "dim"),
+    ]

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from workers.cli.asking import Question, asking_options, flag, person, plain, question
+from workers.cli.asking import Question, asking_options, flag, person, question
 from workers.cli.failures import Failure
 from workers.cli.output import Cell
 from workers.cli.result_view import duration
@@ -39,36 +39,27 @@ def queues(server: str, queue: str | None, **given: Any) -> None:
     found = asked.ask(lambda pbx: pbx.queues(queue, timeout=asked.wait_s))
     if queue is not None and not found:
         raise Failure(f"{server} has no queue {queue!a}")
-    if asked.output.as_json:
-        for each in found:
-            asked.output.object(plain(each))
-    elif queue is not None:
+    if queue is not None and not asked.output.as_json:
         _show_one(asked, found[0])
-    else:
-        _show_all(asked, found)
-
-
-def _show_all(asked: Question, found: list["Queue"]) -> None:
-    if not found and asked.output.terminal:
-        asked.output.line("there is no queue")
         return
-    asked.output.table(
-        ("queue", "waiting", "longest", "free", "members", "completed", "abandoned", "service level", "strategy"),
-        [
-            [
-                (each.name, "bold"),
-                (str(each.calls), "bold yellow" if each.calls else ""),
-                duration(max(caller.wait_s for caller in each.callers)) if each.callers else "",
-                str(sum(_is_free(member) for member in each.members)),
-                str(len(each.members)),
-                str(each.completed),
-                str(each.abandoned),
-                _service_level(each),
-                each.strategy,
-            ]
-            for each in found
-        ],
-    )
+    columns = (
+        "queue", "waiting", "longest", "free", "members", "completed", "abandoned", "service level", "strategy",
+    )  # fmt: skip
+    asked.show(found, "there is no queue", columns, _row)
+
+
+def _row(queue: "Queue") -> list[Cell]:
+    return [
+        (queue.name, "bold"),
+        (str(queue.calls), "bold yellow" if queue.calls else ""),
+        duration(max(caller.wait_s for caller in queue.callers)) if queue.callers else "",
+        str(sum(_is_free(member) for member in queue.members)),
+        str(len(queue.members)),
+        str(queue.completed),
+        str(queue.abandoned),
+        _service_level(queue),
+        queue.strategy,
+    ]
 
 
 def _show_one(asked: Question, queue: "Queue") -> None:
