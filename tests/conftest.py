@@ -7,10 +7,14 @@ import tempfile
 
 import pytest
 
+from tests.client_side import admin, bus, no_looking, pbx, worker
 from tests.sentinel import sentinels
 from tests.servers import own_redis, redis_server, redis_url
 
-__all__ = ["journal_of_its_own", "own_redis", "redis_server", "redis_url", "sentinels"]
+__all__ = [
+    "admin", "bus", "journal_of_its_own", "no_looking", "own_redis", "pbx", "redis_server", "redis_url", "sentinels",
+    "worker",
+]  # fmt: skip
 
 # For workers that a fixture starts for several tests.
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="amibus-state-")

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -23,43 +22,14 @@ from broker import (
 )
 from broker import call_events as call_events_module
 from broker import follow as follow_module
-from broker import submission as submission_module
 from broker.ami import Headers
 from broker.entry import Request
 from tests.bus_side import FakeWorker, until
-from tests.servers import RedisServer
 
 WAIT_S = 20.0
 TARGET = "1700000000.1"
 
-
-@pytest.fixture
-async def worker(redis_url: str) -> AsyncIterator[FakeWorker]:
-    async with FakeWorker(redis_url) as fake:
-        yield fake
-
-
-@pytest.fixture
-async def bus(redis_url: str) -> AsyncIterator[Bus]:
-    async with Bus(redis_url) as client:
-        yield client
-
-
-@pytest.fixture
-def pbx(bus: Bus) -> Server:
-    return bus.server("pbx1")
-
-
-@pytest.fixture
-def admin(redis_server: RedisServer) -> redis.Redis:
-    return redis_server.client()
-
-
-@pytest.fixture(autouse=True)
-def no_looking(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the slow backstop: what a test then sees comes by message, or by noticing an interruption."""
-    monkeypatch.setattr(submission_module, "FIRST_LOOK_S", 600.0)
-    monkeypatch.setattr(call_events_module, "LOOK_S", 600.0)
+pytestmark = pytest.mark.usefixtures("no_looking")
 
 
 def told(request: Request, response: str, reason: str) -> list[Headers]:

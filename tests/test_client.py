@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import signal
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -31,7 +30,6 @@ from broker import dispatcher as dispatcher_module
 from broker import event_stream as event_stream_module
 from broker import link as link_module
 from broker import pipeline as pipeline_module
-from broker import submission as submission_module
 from broker.ami import Headers
 from broker.entry import Request, fingerprint
 from broker.keys import Keys
@@ -40,35 +38,6 @@ from tests.bus_side import NAME, FakeWorker, Proxy, until
 from tests.servers import RedisServer
 
 KEYS = Keys("pbx1")
-
-
-@pytest.fixture
-async def worker(redis_url: str) -> AsyncIterator[FakeWorker]:
-    async with FakeWorker(redis_url) as fake:
-        yield fake
-
-
-@pytest.fixture
-async def bus(redis_url: str) -> AsyncIterator[Bus]:
-    async with Bus(redis_url) as client:
-        yield client
-
-
-@pytest.fixture
-def pbx(bus: Bus) -> Server:
-    return bus.server("pbx1")
-
-
-@pytest.fixture
-def admin(redis_server: RedisServer) -> redis.Redis:
-    return redis_server.client()
-
-
-@pytest.fixture
-def no_looking(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the slow backstop: what a test then sees comes by message, or by noticing an interruption."""
-    monkeypatch.setattr(submission_module, "FIRST_LOOK_S", 600.0)
-    monkeypatch.setattr(call_module, "LOOK_S", 600.0)
 
 
 # Requests
