@@ -46,7 +46,6 @@ async def looking(finder: Finder, box: DropBox) -> AsyncIterator[None]:
         nonlocal number
         number += 1
         renamed(box.path, f"first-{number}.action")
-        await asyncio.sleep(0.02)
         return bool(finder.found)
 
     await eventually(listens)
