@@ -79,6 +79,8 @@ class ActionWorker:
         )
         self._begun: set[asyncio.Task[None]] = set()
         """The tasks that have had their turn: what they hold may have been written."""
+        self._last_look = asyncio.Lock()
+        """Held by who waits until the lease is certain."""
         self.intake = Intake(reader, settings.read_ahead, self.take)
 
     async def run(self) -> None:
@@ -261,8 +263,9 @@ class ActionWorker:
     async def _until_certain(self) -> None:
         """The last look before the write: is the lease ours beyond doubt? A worker that was paused since the mark must
         not write."""
-        while not self._lease.is_valid:  # noqa: ASYNC110
-            await asyncio.sleep(0.05)  # until it is renewed, or known to be lost: then this task is cancelled
+        async with self._last_look:  # who comes when the lease is renewed must not overtake those who wait for that
+            while not self._lease.is_valid:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)  # until it is renewed, or known to be lost: then this task is cancelled
 
     async def _send(self, jobs: list[Job]) -> AsyncGenerator[list[Told]]:
         """Write read-only actions and await what comes of them."""

@@ -27,6 +27,7 @@ from tests.workers.worker_process import (
     make_settings,
     running_worker,
 )
+from workers.lease import Lease
 from workers.rates import Rates
 from workers.schedule import CALLS
 from workers.simulated import ALL_CLASSES, SimulatedAsterisk, User
@@ -514,6 +515,31 @@ async def test_first_in_first_out(desk: Desk, asterisk: SimulatedAsterisk) -> No
     for kind in "sg":
         written = [each.action_id for each in asterisk.written if each.action_id and each.action_id[0] == kind]
         assert written == [f"{kind}{n}" for n in range(60)]
+
+
+async def test_nobody_overtakes_who_waits_until_the_lease_is_certain(
+    desk: Desk, asterisk: SimulatedAsterisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting: list[str] = []
+    renewed = False
+
+    def is_valid(_lease: Lease) -> bool:
+        """As after a pause: the first entry's task asks too early, and any other just in time."""
+        task = asyncio.current_task()
+        name = "" if task is None else task.get_name()
+        if not waiting and name[:1].isdigit():  # it has the entry's id for a name
+            waiting.append(name)
+        return renewed or name not in waiting
+
+    monkeypatch.setattr(Lease, "is_valid", property(is_valid))
+    await desk.add("Ping", "a1")
+    await eventually(lambda: waiting)
+    await desk.add("Ping", "a2")
+    await eventually(lambda: desk.record("a2"))  # it was marked, and goes on at once if nothing holds it
+    renewed = True
+    for action_id in ("a1", "a2"):
+        await desk.settled(action_id)
+    assert [action_id for action_id in asterisk.write_counts() if action_id.startswith("a")] == ["a1", "a2"]
 
 
 async def test_calls_keep_to_their_rate(
