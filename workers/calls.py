@@ -27,6 +27,8 @@ class Call:
 
     action_id: str
     channel_id: str
+    others: set[str] = field(default_factory=set)
+    """Uniqueids beside the ChannelId that Redis takes for its legs, though its record knows of no channel."""
     legs: set[str] = field(default_factory=set)
     """Uniqueids of its live channels."""
     members: set[str] = field(default_factory=set)
@@ -45,6 +47,11 @@ class Call:
     is_unwatched: bool = False
     """Nobody saw its events for a while in which it may have been answered: that it ends does not say that it was
     not."""
+
+    @property
+    def unseen(self) -> list[str]:
+        """What Redis takes for its legs while no channel of it has been seen."""
+        return [self.channel_id, *self.others]
 
     @property
     def lacks_outcome(self) -> bool:
@@ -99,6 +106,10 @@ class Calls:
         if call is None:
             call = self._calls[action_id] = Call(action_id, channel_id)
             self._expected[channel_id] = call
+        if call.channel_id in self._expected and channel_id in call.others:  # `load` could not tell which of them it is
+            call.others.add(call.channel_id)
+            call.others.discard(channel_id)
+            call.channel_id = channel_id
         if call.response is None or call.response.cancelled():
             call.response = asyncio.get_running_loop().create_future()
             call.has_outcome = False
@@ -135,7 +146,7 @@ class Calls:
         call = self._calls.get(action_id)
         if call is not None and not call.legs:
             self._forget(call)
-            self._on_note(_note(call, drop=[call.channel_id]))
+            self._on_note(_note(call, drop=call.unseen))
 
     def load(self, legs: Mapping[str, str], records: Mapping[str, Mapping[str, str]]) -> None:
         """Take over the legs (Uniqueid -> ActionID) that an earlier worker left; `records`: what the record of each
@@ -147,6 +158,7 @@ class Calls:
             call.is_doubtful = record.get("state") == State.UNKNOWN
             if not seen:  # it was to be placed: nobody has seen a channel of it
                 self._expected[uniqueid] = call
+                call.others |= {uniqueid} - {call.channel_id}
                 continue
             call.state = seen if seen == "up" else "dialing"
             call.truth = answered_outcome() if seen == "up" else None
@@ -169,17 +181,26 @@ class Calls:
 
     def recall(self, legs: Mapping[str, str]) -> list[Note]:
         """Redis has gone back in time, and takes these legs for alive: what it is to be told of the calls followed."""
+        gone = self._gone(legs)
+        return [
+            _note(call, add=call.legs, drop=gone.get(call.action_id, []), fields=["call", call.state])
+            for call in self._calls.values()
+            if call.state
+        ]
+
+    def drop_gone(self, legs: Mapping[str, str]) -> list[Note]:
+        """The same of nothing but the legs that are gone, also of calls that are only expected."""
+        return [_note(self._calls[action_id], drop=gone) for action_id, gone in self._gone(legs).items()]
+
+    def _gone(self, legs: Mapping[str, str]) -> dict[str, list[str]]:
+        """By ActionID: those of these legs of the calls in here that nobody will see hang up."""
         gone: dict[str, list[str]] = {}
         for uniqueid, action_id in legs.items():
             call = self._calls.get(action_id)
             # Also one that hung up before this worker took the call over, and that it has never heard of.
             if call is not None and uniqueid not in call.legs and uniqueid not in self._expected:
                 gone.setdefault(action_id, []).append(uniqueid)
-        return [
-            _note(call, add=call.legs, drop=gone.get(call.action_id, []), fields=["call", call.state])
-            for call in self._calls.values()
-            if call.state
-        ]
+        return gone
 
     def end_forgotten(self, action_id: str, legs: Iterable[str]) -> Note:
         """A call that is over, and whose end Redis has forgotten: it takes these legs for alive."""
@@ -199,9 +220,14 @@ class Calls:
                 del self._expected[channel_id]
                 self._legs[channel_id] = call
                 notes.append(self._appear(call, channel_id, channels[channel_id].name))
-            elif call.response is None or call.response.done():
+        for channel_id, call in [*self._expected.items()]:
+            if call.response is not None and not call.response.done():
+                continue  # whoever waits for it finds out himself
+            if call.state:  # another channel of it was seen
+                del self._expected[channel_id]
+            else:
                 self._forget(call)
-                notes.append(_note(call, drop=[channel_id]))
+            notes.append(_note(call, drop=[channel_id]))
         for call in [*self._calls.values()]:
             channel = channels.get(call.channel_id)
             if call.state != "dialing" or channel is None:
@@ -360,9 +386,10 @@ class Calls:
         elif call.state == "dialing" and cause:
             self._learn(call, ended_outcome(call.cause))
         call.state = "ended"
+        gone = [uniqueid, *(each for each in call.unseen if each in self._expected)]
         if call.is_over:
             self._forget_over(call)
-        return self._end(call, [uniqueid])
+        return self._end(call, gone)
 
     def _end(self, call: Call, legs: Iterable[str]) -> Note:
         fields = ["call", "ended", "cause", call.cause, "ended_at", f"{self._now():.6f}"]
@@ -384,15 +411,16 @@ class Calls:
         if call.response is not None and not call.response.done():
             return
         if not even_doubtful:  # then its ChannelId may be another's by now
-            self._on_note(_note(call, drop=[call.channel_id]))
+            self._on_note(_note(call, drop=call.unseen))
         if even_doubtful or not call.is_doubtful:
             self._forget(call)
 
     def _forget(self, call: Call) -> None:
         if self._calls.get(call.action_id) is call:
             del self._calls[call.action_id]
-        if self._expected.get(call.channel_id) is call:
-            del self._expected[call.channel_id]
+        for uniqueid in call.unseen:
+            if self._expected.get(uniqueid) is call:
+                del self._expected[uniqueid]
         for uniqueid in (call.channel_id, *call.members):
             if self._legs.get(uniqueid) is call:
                 del self._legs[uniqueid]

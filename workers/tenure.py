@@ -230,6 +230,10 @@ class Tenure:
         """End the calls of these actions that Redis takes for alive. Returns those of which somebody is about to find
         out what became of them: only then is it known that their calls are over."""
         legs = await until_done("the calls alive", self._read_legs)
+        for note in self._calls.drop_gone(
+            legs
+        ):  # of a call that is expected, for its entry came again, Redis may know more
+            self._pump.note(note)
         unknown, open_ones = self._calls.unknown_of(legs), set()
         alive = ended.intersection(legs.values())
         records = await until_done("the calls alive", lambda: self._read_records(alive))

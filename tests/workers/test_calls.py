@@ -1,5 +1,6 @@
 """Calls followed from their first Newchannel to the last Hangup of their last leg."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -265,6 +266,64 @@ async def test_a_leg_that_was_gone_before_the_call_was_taken_over_is_told_of_aga
     calls.load({"u1": "a1"}, {"a1": {"state": "done", "call": "up", "uniqueid": "u1"}})
     (note,) = calls.recall({"u1": "a1", "u2": "a1"})
     assert (note["add"], note["drop"]) == (["u1"], ["u2"])
+
+
+async def test_a_leg_that_is_gone_of_a_call_that_is_only_expected(calls: Calls) -> None:
+    """Its entry came again to a Redis that had forgotten its end."""
+    calls.expect("a1", "u1")
+    legs = {"u1": "a1", "u1;2": "a1"}
+    (note,) = calls.drop_gone(legs)
+    assert (note["id"], note["add"], note["drop"], note["fields"]) == ("a1", [], ["u1;2"], [])
+    calls.attribute(newchannel("u1", "u1"))
+    calls.attribute(newchannel("u1;2", "u1"))
+    assert calls.drop_gone(legs) == []
+
+
+# -- legs whose call the record knows nothing of: Redis had forgotten it when they came, and its entry came again
+
+
+@pytest.fixture(params=[["u1", "u1;2"], ["u1;2", "u1"]], ids=["the dialled first", "the dialled last"])
+async def reserved(request: pytest.FixtureRequest, calls: Calls) -> "asyncio.Future[Outcome]":
+    calls.load(dict.fromkeys(request.param, "a1"), {"a1": {"state": "sending"}})
+    return calls.expect("a1", "u1")
+
+
+async def test_all_of_them_are_gone_with_a_call_that_was_ruled_out(
+    calls: Calls, heard: Heard, reserved: "asyncio.Future[Outcome]"
+) -> None:
+    calls.give_up("a1", placed=True)
+    calls.rule_out("a1")
+    assert [sorted(note["drop"]) for note in heard.notes] == [["u1", "u1;2"]]
+    calls.expect("a2", "u1;2")
+    assert calls.attribute(newchannel("u1;2", "u1;2"))[0] == ["a2"], "it is expected of nobody else"
+
+
+async def test_all_of_them_are_gone_with_a_call_that_was_given_up(
+    calls: Calls, heard: Heard, reserved: "asyncio.Future[Outcome]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls_module, "UNSEEN_S", 0.01)
+    calls.give_up("a1", placed=True)
+    await until(lambda: not len(calls))
+    assert [sorted(note["drop"]) for note in heard.notes] == [["u1", "u1;2"]]
+
+
+async def test_all_of_them_are_gone_with_the_last_that_was_seen(
+    calls: Calls, reserved: "asyncio.Future[Outcome]"
+) -> None:
+    calls.attribute(newchannel("u1", "u1"))
+    _, (note,) = calls.attribute(hangup("u1"))
+    assert sorted(note["drop"]) == ["u1", "u1;2"]
+
+
+async def test_of_them_those_that_are_not_alive_are_gone(calls: Calls, reserved: "asyncio.Future[Outcome]") -> None:
+    assert calls.see({}) == [], "whoever waits for it finds out himself"
+    (note,) = calls.see(alive("u1"))
+    assert (note["add"], note["drop"]) == (["u1"], [])
+    calls.give_up("a1", placed=True)
+    (note,) = calls.see(alive("u1"))
+    assert (note["add"], note["drop"]) == ([], ["u1;2"])
+    (note,) = calls.see(alive("u1", UP))
+    assert note["fields"][:2] == ["call", "up"], "it is the dialled channel"
 
 
 # -- what is seen of the call of an Originate whose fate was unknown

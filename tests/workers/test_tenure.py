@@ -58,6 +58,25 @@ async def test_a_leg_of_a_call_that_redis_knows_nothing_else_of(redis_url: str, 
         await eventually(lambda: has_no_legs(desk))
 
 
+async def test_a_leg_of_a_call_whose_entry_came_again(redis_url: str, asterisk: SimulatedAsterisk) -> None:
+    async with working(redis_url, asterisk) as (worker, desk):
+        asterisk.faults.stop_reading()
+        await desk.originate("call", Data="0")
+        await desk.reaches("call", state="sending")
+        await desk.redis.hset(desk.keys.legs, "gone;2", "call")
+        await go_back(desk, worker)
+
+        async def is_gone() -> bool:
+            asterisk.tell("Reload", "system", ("Module", "x"))  # what no event brings is written with the next
+            return not await desk.redis.hexists(desk.keys.legs, "gone;2")
+
+        await eventually(is_gone)
+        assert await desk.redis.hlen(desk.keys.legs) == 1
+        asterisk.faults.resume()
+        await desk.reaches("call", state="done", call="ended")
+        await eventually(lambda: has_no_legs(desk))
+
+
 async def forgotten(desk: Desk, action_id: str) -> str:
     """An action that is done, and of which Redis knows only that it was begun; its entry."""
     entry = await desk.add("Setvar", action_id, Variable="x", Value="1")
