@@ -147,6 +147,11 @@ class Said:
         """Whose line in `results` says the same."""
         return self.action_id, self.entry, self.revised
 
+    def is_twin_of(self, other: "Said") -> bool:
+        """Whether the two were said together, on two channels."""
+        is_same = (self.key, self.settled_at) == (other.key, other.settled_at)
+        return is_same and abs(self.heard_at - other.heard_at) <= CLOCKS_S
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -286,15 +291,18 @@ def _take_out_forgotten(history: History) -> None:
         return
     lines = {(line.key, round(line.at, 6)) for line in history.lines}
 
-    def is_forgotten(said: Said) -> bool:
-        is_told = (said.key, round(said.settled_at, 6)) in lines
-        return not is_told and any(loss.has(said.heard_at, CLOCKS_S) for loss in history.losses)
+    def is_forgotten(said: Said, others: Sequence[Said]) -> bool:
+        if (said.key, round(said.settled_at, 6)) in lines:
+            return False
+        # Of a pair, on the action's channel and on the reply channel, one may have been heard just within that time.
+        pair = [other.heard_at for other in others if other.is_twin_of(said)]
+        return any(loss.has(at, CLOCKS_S) for loss in history.losses for at in (said.heard_at, *pair))
 
-    kept = [message for message in history.messages if not is_forgotten(message)]
+    kept = [message for message in history.messages if not is_forgotten(message, history.replies)]
+    replies = [reply for reply in history.replies if not is_forgotten(reply, history.messages)]
     if len(kept) < len(history.messages):
         history.allowed["results forgotten"] += len(history.messages) - len(kept)
-    history.messages = kept
-    history.replies = [reply for reply in history.replies if not is_forgotten(reply)]
+    history.messages, history.replies = kept, replies
 
 
 def _take_out_twins(history: History) -> None:
@@ -376,8 +384,11 @@ def _written_in_time(history: History) -> Iterator[Violation]:
     for entry in history.entries:  # a second entry of one ActionID may have been the first to be taken
         deadlines[entry.action_id] = max(entry.deadline or math.inf, deadlines.get(entry.action_id, 0.0))
     for write in history.writes:
+        last = deadlines.get(write.action_id, math.inf) + LOOK_TO_WRITE_S + CLOCKS_S
         late_s = write.at - deadlines.get(write.action_id, math.inf)
-        if late_s > LOOK_TO_WRITE_S + CLOCKS_S:
+        if write.at > last and history.was_held(last, write.at):
+            history.allowed["written before its deadline, and held up by the network"] += 1
+        elif write.at > last:
             yield Violation("too late", write.action_id, f"written {late_s:.2f} s after its deadline")
 
 
@@ -525,16 +536,15 @@ def _messages_agree(history: History) -> Iterator[Violation]:
 def _replies_are_the_messages(history: History) -> Iterator[Violation]:
     """Who named a reply channel hears there what the action's channel says."""
     wanted = {(each.action_id, each.entry) for each in history.entries if each.replies}
-    # The two of a pair are heard together, or neither is: around an interruption nobody can tell.
-    messages = [each for each in history.messages if not history.was_deaf(each.heard_at)]
-    replies = [each for each in history.replies if not history.was_deaf(each.heard_at)]
-    said = Counter((each.action_id, each.entry, each.state) for each in messages)
-    replied = Counter((each.action_id, each.entry, each.state) for each in replies)
-    for action_id, entry, state in said:
-        if (action_id, entry) in wanted and not replied[action_id, entry, state]:
+    # Around an interruption nobody can tell. One of a pair may have been heard just within that time.
+    said = {(each.action_id, each.entry, each.state): each for each in history.messages}
+    replied = {(each.action_id, each.entry, each.state): each for each in history.replies}
+    for (action_id, entry, state), each in said.items():
+        is_lost = (action_id, entry) in wanted and (action_id, entry, state) not in replied
+        if is_lost and not history.was_deaf(each.heard_at):
             yield Violation("not replied", action_id, f"its result ({state}) did not come on the reply channel")
-    for action_id, entry, state in replied:
-        if not said[action_id, entry, state]:
+    for (action_id, entry, state), each in replied.items():
+        if (action_id, entry, state) not in said and not history.was_deaf(each.heard_at):
             yield Violation("disagreement", action_id, f"{state} came on the reply channel alone")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from broker.codec import State
-from tests.faults.history import REUSED, Entry, History, Line, Loss, Said, Seen, Term, Write, check
+from tests.faults.history import CLOCKS_S, REUSED, Entry, History, Line, Loss, Said, Seen, Term, Write, check
 
 
 def result(action_id: str, entry: str, state: State, code: str | None = None, *, revised: bool = False) -> Said:
@@ -89,6 +89,18 @@ def test_messages_may_be_missing_only_where_the_subscription_broke() -> None:
     assert check(history) == []
 
 
+def test_an_interruption_may_begin_or_end_between_the_two_of_a_pair() -> None:
+    history = good()
+    history.entries[0] = replace(history.entries[0], replies=True)
+    history.deaf = [(10.0, 11.0)]
+    for within, without in ((11.0 + CLOCKS_S, 11.001 + CLOCKS_S), (10.0 - CLOCKS_S, 9.999 - CLOCKS_S)):
+        for message_at, reply_at in ((within, without), (without, within)):
+            history.messages[0] = replace(history.messages[0], heard_at=message_at)
+            history.messages[-1] = history.messages[0]
+            history.replies = [replace(history.messages[0], heard_at=reply_at)]
+            assert check(history) == []
+
+
 def test_an_xadd_whose_reply_was_lost_may_have_a_line_of_an_entry_unheard_of() -> None:
     history = good()
     history.lines[3] = replace(history.lines[3], entry="999-0")
@@ -137,6 +149,10 @@ def test_a_write_after_its_deadline_is_found() -> None:
     assert check(history) == []  # its worker may have been stopped between the look and the write
     history.writes[0] = replace(history.writes[0], at=2.2)
     assert rules(history) == {"too late"}
+    for held, allowed in (((1.9, 2.1), True), ((2.05, 2.1), False), ((1.5, 1.6), False)):
+        history.held = [held]
+        assert ("too late" in rules(history)) is not allowed
+    history.held.clear()
     history.entries[-1] = replace(history.entries[-1], deadline=0.0)  # its second entry, which has more time
     assert check(history) == []
 
@@ -222,6 +238,19 @@ def test_a_result_that_was_forgotten_may_be_another_one_later() -> None:
     assert check(history) == []
     history.messages.append(replace(early, heard_at=2.5))
     assert "disagreement" in rules(history)
+
+
+def test_an_end_of_the_time_that_was_forgotten_may_lie_between_the_two_of_a_pair() -> None:
+    history = gone_back()
+    forget(history, "b")
+    just_within = 1.1 + CLOCKS_S - 0.0001
+    history.messages[1] = replace(history.messages[1], heard_at=just_within)
+    reply = replace(history.messages[1], heard_at=just_within + 0.0002)
+    history.replies.append(reply)
+    assert check(history) == []
+    history.messages[1] = replace(history.messages[1], heard_at=0.55)  # that was another time
+    history.replies.append(reply)
+    assert rules(history) == {"disagreement"}
 
 
 def test_events_may_be_forgotten_but_not_doubled() -> None:
