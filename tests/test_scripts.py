@@ -26,6 +26,7 @@ from workers.outcome import Outcome
 HOUR_MS = 3_600_000
 MINUTE_MS = 60_000
 REJECTED = Outcome(State.REJECTED, message="no")
+REUSED = Outcome(State.REJECTED, code=ErrorCode.ACTION_ID_REUSED, message="no")
 
 
 @pytest.fixture
@@ -188,6 +189,19 @@ async def test_a_second_entry_that_asks_for_something_else_is_answered_apart(des
         ("reply:me", second.request.entry),
     ]
     assert await desk.settle(first) == "settled"
+
+
+async def test_what_asked_for_something_else_does_not_take_the_place_of_a_record_that_was_forgotten(desk: Desk) -> None:
+    first = await desk.job("Action", "Setvar", "ActionID", "a1", "Value", "1")
+    await desk.mark(first)
+    second = await desk.job("Action", "Setvar", "ActionID", "a1", "Value", "2")
+    assert await desk.mark(second) == ["reused"]
+    await desk.redis.delete(desk.keys.action("a1"))  # Redis went back in time; the first may have been sent
+    assert await desk.settle(second, REUSED) == "apart"
+    assert not await desk.redis.exists(desk.keys.action("a1"))
+    assert [line["entry"] for line in await desk.lines(desk.keys.results)] == [second.request.entry]
+    assert await desk.backlog() == (1, 1)
+    assert await desk.mark(first) == ["sending"], "its journal knows whether it was"
 
 
 async def test_two_entries_of_one_action_id_that_expire_together_have_one_fate(desk: Desk) -> None:

@@ -73,9 +73,11 @@ local function settle(item)
     write(item, key, entry, record[5])
     tell(item, key)
     return 'revised'
-  elseif record.err or (state and entry and (entry ~= item.entry or record[3] ~= common.lane)) then
-    -- The record is another entry's, or none at all: this one is answered by a result of its own, the record is left alone. Answered once:
-    -- its entry is gone where the reply to this call was lost and the call is repeated.
+  elseif record.err or (state and entry and (entry ~= item.entry or record[3] ~= common.lane))
+    or (not entry and common.error_code == 'action-id-reused') then
+    -- The record is another entry's, or none at all: this one is answered by a result of its own, the record is left alone. (A Redis that
+    -- went back in time may have forgotten the other's record. Its place is kept for that: it may have been sent.) Answered once: its
+    -- entry is gone where the reply to this call was lost and the call is repeated.
     -- But two that expire together were judged when neither had a record. (What was written has a fate of its own.)
     local unsent = common.state == 'expired' or common.state == 'cancelled'
     if unsent and record[6] and record[6] ~= common.fingerprint then

@@ -156,7 +156,8 @@ class Model:
     def _settle(self, item: Item) -> str:
         record, lane = self.records.get(item["id"], {}), self.lanes[item["lane"]]
         state, attempt = record.get("state"), _bytes(item["attempt"])
-        if state is not None and _is_anothers(record, item):
+        is_forgotten = item["error_code"] == "action-id-reused" and "entry" not in record
+        if (state is not None and _is_anothers(record, item)) or is_forgotten:
             asked = record.get("fingerprint")
             was_judged_with_it = asked is not None and item["state"] in ("expired", "cancelled")
             if was_judged_with_it and asked != _bytes(item["fingerprint"]):
