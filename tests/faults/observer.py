@@ -31,6 +31,9 @@ class Observer:
         self.deaf: list[tuple[float, float]] = []
         """From when until when the subscription was interrupted (unix seconds)."""
         self._lost_at = 0.0
+        self._heard_at = 0.0
+        """When the last message came (unix seconds): what a server says it keeps until it is on its disk, and what it
+        keeps dies with it."""
         self._marks: set[str] = set()
         self._listening: asyncio.Task[None] | None = None
         self._subscribed = asyncio.Event()
@@ -92,6 +95,13 @@ class Observer:
         """Entries of both lanes."""
         return sum([await self.redis.xlen(self._keys.lane(lane)) for lane in LANES])
 
+    async def is_any_begun(self) -> bool:
+        """Whether a record says that its action is under way."""
+        async for key in self.redis.scan_iter(match=f"{self._keys.action('')}*", count=1000, _type="HASH"):
+            if await self.redis.hget(key, "state") in (b"sending", b"sent"):
+                return True
+        return False
+
     async def serving(self) -> tuple[str, int]:
         """The worker that is connected and serves, by its heartbeat, and its pid; none: empty and 0."""
         state, worker, pid = await self.redis.hmget(self._keys.worker, ["state", "worker", "pid"])
@@ -101,7 +111,7 @@ class Observer:
         while True:
             with contextlib.suppress(RedisError, OSError):
                 await self._listen_once()
-            self._lost_at = self._lost_at or time.time()
+            self._lost_at = self._lost_at or self._heard_at
             await asyncio.sleep(RESUME_S)
 
     async def _listen_once(self) -> None:
@@ -110,10 +120,11 @@ class Observer:
             await channels.psubscribe(f"{self._keys.root}action:*")
             await channels.subscribe(self._keys.reply(REPLY))
             async for message in channels.listen():
+                self._heard_at = time.time()
                 if message["type"] == "subscribe":  # the later of the two
                     self._subscribed.set()
                     if self._lost_at:
-                        self.deaf.append((self._lost_at, time.time()))
+                        self.deaf.append((self._lost_at, self._heard_at))
                         self._lost_at = 0.0
                 if message["type"] in ("message", "pmessage"):
                     self._hear(message["type"], message["data"])

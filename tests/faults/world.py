@@ -5,6 +5,7 @@ import contextlib
 import json
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -34,7 +35,7 @@ from tests.workers.worker_process import EVENTS_SECRET, SECRET, SERVER
 LEASE_S: Final = 1.0
 POLL_S: Final = 0.01
 SETTLE_DEADLINE_S: Final = 25.0
-"""Within that time after the last cure all that was queued must have its fate."""
+"""After the last cure so much time at most may pass until one more of all that was queued has its fate."""
 
 UNUSABLE: Final = 78
 """How a worker ends that only an operator can help."""
@@ -401,25 +402,26 @@ class Round:
         self.losses.append(Loss(0.0, time.time(), "emptied"))
 
     async def settled(self) -> None:
-        """Wait until the lanes are empty and the calls over. The checker has the word on what is not."""
-
+        """Wait until the lanes are empty, the calls over, and no record says that an action is under way. The checker
+        has the word on what is not."""
         nudged_at = time.monotonic()
+        fewest = sys.maxsize
 
-        async def is_empty() -> bool:
-            nonlocal nudged_at
+        async def is_less() -> bool:
+            nonlocal nudged_at, fewest
             observer, keys = self.observer, self.world.keys
-            if await observer.backlog():
-                return False
-            if not await observer.redis.exists(keys.legs):
-                return True
-            if time.monotonic() - nudged_at > NUDGE_S:
+            queued, legs = await observer.backlog(), await observer.redis.hlen(keys.legs)
+            left = queued + legs or int(await observer.is_any_begun())
+            if not queued and legs and time.monotonic() - nudged_at > NUDGE_S:
                 # What no event has brought, a call that is known not to be alive, is written with the next event.
                 nudged_at = time.monotonic()
                 await self.world.asterisk.ask("tell", event="Reload", privilege="system", headers=[["Module", "x"]])
-            return False
+            was, fewest = fewest, min(fewest, left)
+            return left < was
 
         with contextlib.suppress(TimeoutError):
-            await wait_for("all is settled", is_empty, self.world.settle_deadline_s)
+            while fewest:
+                await wait_for("less is left", is_less, self.world.settle_deadline_s)
 
     async def finish(self) -> History:
         """Cure everything, wait until all is settled, end the workers: all that was seen."""
