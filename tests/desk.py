@@ -10,7 +10,7 @@ from broker.codec import State, decode_message
 from broker.entry import Request, decode_entry
 from broker.keys import ACTIONS, GROUP, LANES, Keys
 from broker.record import Record, decode_record
-from broker.scripts import Script
+from broker.scripts import LAYOUTS, Script
 from workers.config import Settings
 from workers.job import Job, make_job
 from workers.outcome import Outcome
@@ -105,7 +105,8 @@ class Desk:
         """Hand in the truth about an action, as its record has it, with some values of the item changed."""
         raw = [part for pair in (await self.redis.hgetall(self.keys.action(action_id))).items() for part in pair]
         record = decode_record("pbx1", action_id, raw) or Record("pbx1", action_id, {"state": "unknown"})
-        item = self.records.revision(record, outcome, 9.0) | changed
+        layout = LAYOUTS["settle"]
+        item = layout.item(layout.values(self.records.revision(record, outcome, 9.0)) | changed)
         verdicts: list[bytes] = await self.scripts["settle"](self.redis, 0, self.publish, 100, 100, [item])
         return verdicts[0].decode()
 

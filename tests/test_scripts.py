@@ -824,18 +824,25 @@ def test_every_script_is_refused_as_a_whole_or_not_at_all(name: str) -> None:
 
 
 def test_items_are_laid_out_in_order_and_lists_are_counted() -> None:
-    item = {"id": "a", "message": b"m", "fields": ["x", 1]}
-    assert flatten([item, item], LAYOUTS["mark_sent"]) == ["a", b"m", 2, "x", 1] * 2
+    layout = LAYOUTS["mark_sent"]
+    item = layout.item({"id": "a", "message": b"m", "fields": ["x", 1]})
+    assert flatten([item, item], layout) == [1, 2, "x", 1, "1", "a", b"m", "1", "a", b"m"]
+
+
+def test_an_item_has_its_values_by_their_names() -> None:
+    for layout in LAYOUTS.values():
+        values = {name: f"the {name}" for name in layout.shared + layout.own} | {name: (name,) for name in layout.lists}
+        assert layout.values(layout.item(values)) == values
 
 
 def test_what_items_have_alike_goes_once() -> None:
-    layout = Layout(("lane", "action"), ("id", "entry"), ("extra",))
+    layout = Layout(("lane", "action"), ("extra",), ("id", "entry"))
     items = [
-        {"lane": lane, "action": "Ping", "id": action_id, "entry": "1-0", "extra": []}
+        layout.item({"lane": lane, "action": "Ping", "id": action_id, "entry": "1-0", "extra": ["e"]})
         for lane, action_id in (("actions", "a"), ("urgent", "b"), ("actions", "c"))
     ]
     assert flatten(items, layout) == [
-        2, "actions", "Ping", "urgent", "Ping", "1", "a", "1-0", 0, "2", "b", "1-0", 0, "1", "c", "1-0", 0,
+        2, "actions", "Ping", 1, "e", "urgent", "Ping", 1, "e", "1", "a", "1-0", "2", "b", "1-0", "1", "c", "1-0",
     ]  # fmt: skip
 
 

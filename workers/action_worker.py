@@ -12,7 +12,7 @@ from broker.ami import Event, Exchange, Response
 from broker.codec import State
 from broker.entry import Request
 from broker.errors import ErrorCode, Refused
-from broker.scripts import Script
+from broker.scripts import Item, Script
 from workers.batch import DEPTH, Batch
 from workers.calls import Calls
 from workers.clock import ServerClock
@@ -29,7 +29,7 @@ from workers.outcome import Next, Outcome, outcome_of
 from workers.own_actions import OwnActions, is_own
 from workers.policy import Policy
 from workers.reader import Reader
-from workers.records import Item, Records
+from workers.records import Records
 from workers.schedule import MAX_GROUP, Schedule, Turn
 from workers.sessions import Sessions
 from workers.settlement import Fate, Settlement, refused, reused

@@ -10,8 +10,8 @@ from broker.codec import BusResponse, Result, State, pack, response_map, result_
 from broker.entry import Request, text_of
 from broker.errors import ErrorCode
 from broker.record import Record, result_of_fields
+from broker.scripts import Item
 from workers.config import Settings
-from workers.items import Items
 from workers.job import Job
 from workers.outcome import Outcome
 
@@ -27,11 +27,12 @@ MAX_KNOWN_HEADERS: Final = 4
 MAX_LINE_TEXT: Final = 512
 """A text in the `results` stream is cut at this length; the record has it whole."""
 
-Item = dict[str, Any]
+Fields = tuple[str | bytes, ...]
+"""Of a record, or of an entry: name, value, name, value, ..."""
 
 
 class Records:
-    """Builds the items that the scripts take."""
+    """Builds the items that the scripts take: their values stand in the order of `broker.scripts.LAYOUTS`."""
 
     def __init__(self, settings: Settings) -> None:
         self._server = settings.server
@@ -42,31 +43,18 @@ class Records:
     def mark(self, job: Job, *, probe: bool = False) -> Item:
         """For `mark_sending`."""
         request = job.request
-        return {
-            "id": request.action_id,
-            "lane": request.lane,
-            "entry": request.entry,
-            "fingerprint": request.fingerprint,
-            "deadline": request.deadline,
-            "reply": request.reply,
-            "channel_id": job.channel_id or "",
-            "probe": int(probe),
-            "again": int(job.again),
-            "action": request.name,
-            "producer": request.producer,
-            "queued_at": _seconds(request.queued_at),
-            "request": _request(request),
-            "extra": _extra(request),
-        }
+        shared = (
+            request.lane, request.fingerprint, request.reply, int(probe), int(job.again), request.name,
+            request.producer, _request(request), _extra(request),
+        )  # fmt: skip
+        deadline, queued_at = _seconds(request.deadline), _seconds(request.queued_at)
+        return shared, (request.action_id, request.entry, deadline, job.channel_id or "", queued_at)
 
     def sent(self, job: Job, response: Response, at: float) -> Item:
         """For `mark_sent`."""
-        message = BusResponse(self._server, job.request.action_id, response.headers, at)
-        return {
-            "id": job.request.action_id,
-            "message": pack(response_map(message)),
-            "fields": ["sent_at", _seconds(at), *_response_fields(response.headers)],
-        }
+        action_id, headers = job.request.action_id, response.headers
+        message = pack(response_map(BusResponse(self._server, action_id, headers, at)))
+        return (("sent_at", _seconds(at), *_response_fields(headers)),), (action_id, message)
 
     def settle(
         self, request: Request, outcome: Outcome, at: float, job: Job | None, epoch: int, *, whole: bool = False
@@ -74,139 +62,103 @@ class Records:
         """For `settle`. `whole`: bring the record's first fields, too, for its mark did not write them, or they are
         gone."""
         sending_at = None if job is None else job.sending_at
-        # Redis' own time is known here to a few milliseconds only; nothing ends before it has begun.
-        at = max(at, sending_at or at)
-        message = pack(result_map(self._result(request, outcome, at, sending_at)))
-        reads_only = job is not None and job.reads_only
-        # Of a call that failed the ChannelId is free again; of one of which nobody knows it is not, and one that was
-        # never begun did not have it.
-        has_failed = sending_at is not None and outcome.code is not None and outcome.state is not State.UNKNOWN
-        call_failed = job is not None and (has_failed or outcome.has_no_call)
-        settled_at = _seconds(at)
-        return {
-            "id": request.action_id,
-            "lane": request.lane,
-            "entry": request.entry,
-            "fingerprint": request.fingerprint,
-            "attempt": "" if job is None or sending_at is None else job.epoch or epoch,
-            "ttl_ms": self._read_ttl_ms if reads_only else self._ttl_ms,
-            "message": message,
-            "reply": request.reply,
-            "channel_id": job.channel_id or "" if job is not None and call_failed else "",
-            "state": outcome.state,
-            "error_code": outcome.code or "",
-            "error": (outcome.message or "")[:MAX_LINE_TEXT],
-            "action": request.name,
-            "producer": request.producer,
-            "queued_at": _seconds(request.queued_at),
-            "settled_at": settled_at,
-            "revised": 0,
-            "chunks": 0 if outcome.items is None else outcome.items.chunks,
-            "base": self.base(request) if whole or sending_at is None else [],
-            "fields": _final_fields(outcome),
-            "dead": _dead(request, outcome) if outcome.state is State.REJECTED else [],
-        }
+        if sending_at is not None and sending_at > at:
+            # Redis' own time is known here to a few milliseconds only; nothing ends before it has begun.
+            at = sending_at
+        result = self._result(request, outcome, at, sending_at)
+        attempt: int | str = ""
+        channel_id, ttl_ms = "", self._ttl_ms
+        if job is not None:
+            # Of a call that failed the ChannelId is free again; of one of which nobody knows it is not, and one that
+            # was never begun did not have it.
+            if sending_at is not None:
+                attempt = job.epoch or epoch
+                has_failed = outcome.code is not None and outcome.state is not State.UNKNOWN
+            else:
+                has_failed = False
+            if job.channel_id is not None and (has_failed or outcome.has_no_call):
+                channel_id = job.channel_id
+            if job.reads_only:
+                ttl_ms = self._read_ttl_ms
+        shared = (
+            request.lane, request.fingerprint, attempt, ttl_ms, request.reply, channel_id,
+            *self._told(outcome), request.name, request.producer, _seconds(at), 0,
+            0 if outcome.items is None else outcome.items.chunks,
+            self.base(request) if whole or sending_at is None else (),
+            _final_fields(outcome),
+            _dead(request, outcome) if outcome.state is State.REJECTED else (),
+        )  # fmt: skip
+        return shared, (request.action_id, request.entry, pack(result_map(result)), _seconds(request.queued_at))
 
     def revision(self, record: Record, outcome: Outcome, at: float) -> Item:
         """For `settle`: the truth about an action that was settled as `unknown`."""
         told = record.result or result_of_fields(record.server, record.action_id, record.fields)
         response = outcome.response or told.response
-        message = replace(
+        result = replace(
             told, state=outcome.state, response=response, events=outcome.events or told.events, error_code=outcome.code,
             error_message=outcome.message, revised=True, settled_at=at,
         )  # fmt: skip
-        return {
-            "id": record.action_id,
-            "lane": record.get("lane"),
-            "entry": record.entry,
-            "fingerprint": record.fingerprint,
-            "attempt": "",
-            "ttl_ms": self._ttl_ms,
-            "message": pack(result_map(message)),
-            "reply": record.get("reply"),
-            "channel_id": "",
-            "state": outcome.state,
-            "error_code": outcome.code or "",
-            "error": (outcome.message or "")[:MAX_LINE_TEXT],
-            "action": record.get("action"),
-            "producer": record.get("producer"),
-            "queued_at": record.get("queued_at"),
-            "settled_at": _seconds(at),
-            "revised": 1,
-            "chunks": 0,
-            "base": [],
-            "fields": _final_fields(outcome),
-            "dead": [],
-        }
+        shared = (
+            record.get("lane"), record.fingerprint, "", self._ttl_ms, record.get("reply"), "",
+            *self._told(outcome), record.get("action"), record.get("producer"), _seconds(at), 1, 0,
+            (), _final_fields(outcome), (),
+        )  # fmt: skip
+        return shared, (record.action_id, record.entry, pack(result_map(result)), record.get("queued_at"))
 
-    def base(self, request: Request) -> list[str | bytes]:
+    def base(self, request: Request) -> Fields:
         """The record's first fields, as `mark_sending` writes them."""
-        fields: list[str | bytes] = [
+        return (
             "action", request.name, "lane", request.lane, "entry", request.entry, "producer", request.producer,
             "fingerprint", request.fingerprint, "worker", self._worker, "queued_at", _seconds(request.queued_at),
-            "request", _request(request),
-        ]  # fmt: skip
-        return fields + _extra(request)
+            "request", _request(request), *_extra(request),
+        )  # fmt: skip
+
+    def _told(self, outcome: Outcome) -> tuple[str, str, str]:
+        """What the line in `results` says: state, error code, and the error cut to a line."""
+        return outcome.state, outcome.code or "", (outcome.message or "")[:MAX_LINE_TEXT]
 
     def _result(self, request: Request, outcome: Outcome, at: float, sending_at: float | None) -> Result:
-        return Result(
-            server=self._server,
-            action_id=request.action_id,
-            entry=request.entry,
-            action=request.name,
-            state=outcome.state,
-            producer=request.producer,
-            tag=request.tag,
-            response=outcome.response,
-            events=outcome.events,
-            output=outcome.output,
-            **_apart(outcome.items),
-            error_code=outcome.code,
-            error_message=outcome.message,
-            queued_at=request.queued_at,
-            sending_at=sending_at,
-            settled_at=at,
-        )
+        result = Result(
+            self._server, request.action_id, request.entry, request.name, outcome.state, request.producer, request.tag,
+            outcome.response, outcome.events, outcome.output,
+        )  # fmt: skip
+        result.error_code, result.error_message = outcome.code, outcome.message
+        result.queued_at, result.sending_at, result.settled_at = request.queued_at, sending_at, at
+        if outcome.items is not None:
+            result.items, result.chunks = outcome.items.count, outcome.items.chunks
+            result.items_latin1 = tuple(outcome.items.latin1)
+        return result
 
 
-def _apart(items: Items | None) -> dict[str, Any]:
-    if items is None:
-        return {}
-    return {"items": items.count, "chunks": items.chunks, "items_latin1": tuple(items.latin1)}
-
-
-def _response_fields(response: Headers | None) -> list[str | bytes]:
+def _response_fields(response: Headers | None) -> Fields:
     if response is None:
-        return []
-    fields: list[str | bytes] = []
-    for name in ("Response", "Message"):
-        value = response.get(name)
-        if value is not None:
-            fields += [name.lower(), value]
-    return fields
+        return ()
+    answer, message = response.get("Response"), response.get("Message")
+    fields: Fields = () if answer is None else ("response", answer)
+    return fields if message is None else (*fields, "message", message)
 
 
-def _extra(request: Request) -> list[str | bytes]:
+def _extra(request: Request) -> Fields:
     """The fields that only some requests have."""
-    fields: list[str | bytes] = []
+    fields: Fields = ()
     if request.reply:
-        fields += ["reply", request.reply]
+        fields += ("reply", request.reply)
     if request.tag:
-        fields += ["tag", request.tag]
+        fields += ("tag", request.tag)
     if request.traceparent:
-        fields += ["traceparent", request.traceparent]
+        fields += ("traceparent", request.traceparent)
     return fields
 
 
-def _final_fields(outcome: Outcome) -> list[str | bytes]:
+def _final_fields(outcome: Outcome) -> Fields:
     """The last fields beside `state`, `settled_at` and `result`, which the script has from elsewhere."""
     fields = _response_fields(outcome.response)
     if outcome.code is not None:
-        fields += ["error_code", outcome.code, "error", outcome.message or ""]
+        fields += ("error_code", outcome.code, "error", outcome.message or "")
     if outcome.reason is not None:  # an Originate's
-        fields += ["reason", outcome.reason]
+        fields += ("reason", outcome.reason)
     if outcome.uniqueid is not None:
-        fields += ["channel", outcome.channel or "", "uniqueid", outcome.uniqueid]
+        fields += ("channel", outcome.channel or "", "uniqueid", outcome.uniqueid)
     return fields
 
 
@@ -250,13 +202,13 @@ def _packed(action: str, shown: Sequence[tuple[str, str]]) -> bytes:
     return pack(headers)
 
 
-def _dead(request: Request, outcome: Outcome) -> list[str]:
+def _dead(request: Request, outcome: Outcome) -> Fields:
     """The copy of a refused entry: why, whence, and its fields."""
-    fields = [
+    fields: list[str | bytes] = [
         "reason_code", outcome.code or ErrorCode.MALFORMED, "reason", outcome.message or "", "lane", request.lane,
         "entry", request.entry, "action_id", request.action_id, "producer", request.producer,
         "Action", request.name,
     ]  # fmt: skip
     for name, value in _shown(request.pairs):
         fields += [name or "(empty)", value]
-    return fields
+    return tuple(fields)

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from broker.codec import State
 from broker.entry import Request
 from broker.errors import ErrorCode, Refused
-from broker.scripts import Script
+from broker.scripts import Item, Script
 from workers.batch import DEPTH, Batch
 from workers.calls import Calls
 from workers.clock import ServerClock
@@ -17,7 +17,7 @@ from workers.config import Settings
 from workers.items import ITEMS_LOST, Chunks, Items, are_many
 from workers.job import Job
 from workers.outcome import Outcome
-from workers.records import Item, Records
+from workers.records import Records
 
 log = structlog.get_logger()
 

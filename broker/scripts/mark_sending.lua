@@ -2,8 +2,8 @@
 -- The last word before an action is written: may this entry be sent now, by this worker?
 -- ARGV: root, epoch, PUBLISH or SPUBLISH, worker, then what items have in common: the number of combinations, and of each lane,
 --   fingerprint, reply, probe (1: only look whether it has expired), again (1: a read-only action that a lost worker had begun),
---   action, producer, request; then the items: the number of their combination, id, entry, deadline, channel_id (an Originate's, or
---   empty), queued_at, extra (further fields of the record: their number, then name, value, ...)
+--   action, producer, request, extra (further fields of the record: their number, then name, value, ...); then the items: the number of
+--   their combination, id, entry, deadline, channel_id (an Originate's, or empty), queued_at
 -- Returns the unix time and then the verdicts, or an empty list: another worker has taken over.
 local root, epoch, publish, worker = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 if redis.pcall('GET', root .. 'epoch') ~= epoch then
@@ -28,7 +28,7 @@ local function mark(item, key)
   local common = item.common
   redis.call('HSET', key, 'state', 'sending', 'sending_at', now_text, 'epoch', epoch, 'worker', worker,
     'lane', common.lane, 'entry', item.entry, 'fingerprint', common.fingerprint, 'action', common.action,
-    'producer', common.producer, 'queued_at', item.queued_at, 'request', common.request, unpack(ARGV, item.first, item.last))
+    'producer', common.producer, 'queued_at', item.queued_at, 'request', common.request, unpack(ARGV, common.first, common.last))
   if item.channel_id ~= '' then
     redis.call('HSET', root .. 'legs', item.channel_id, item.id)
   end
@@ -94,19 +94,18 @@ end
 local at, count = 6, #ARGV
 local combinations = {}
 for number = 1, tonumber(ARGV[5]) do
+  local last = at + 8 + tonumber(ARGV[at + 8])
   combinations[tostring(number)] = {
     lane = ARGV[at], fingerprint = ARGV[at + 1], reply = ARGV[at + 2], probe = ARGV[at + 3], again = ARGV[at + 4], action = ARGV[at + 5],
-    producer = ARGV[at + 6], request = ARGV[at + 7],
+    producer = ARGV[at + 6], request = ARGV[at + 7], first = at + 9, last = last,
   }
-  at = at + 8
+  at = last + 1
 end
 local answer = {now_text}
-while at <= count do
-  local last = at + 6 + tonumber(ARGV[at + 6])
+for at = at, count, 6 do
   answer[#answer + 1] = judge({
     common = combinations[ARGV[at]], id = ARGV[at + 1], entry = ARGV[at + 2], deadline = ARGV[at + 3], channel_id = ARGV[at + 4],
-    queued_at = ARGV[at + 5], first = at + 7, last = last,
+    queued_at = ARGV[at + 5],
   })
-  at = last + 1
 end
 return answer

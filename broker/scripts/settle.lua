@@ -5,8 +5,8 @@
 --   combinations, and of each lane, fingerprint, attempt (the epoch of its mark, or empty: it was never sent), ttl_ms, reply, channel_id
 --   (of an Originate that placed no call, or empty), state, error_code, error, action, producer, settled_at, revised (1: the truth about
 --   an action that was settled as `unknown`; nothing is done to one in any other state), chunks (of the items that are kept beside the
---   record); then the items: the number of their combination, id, entry, message, queued_at, then three lists, each with its number
---   first: base (the record's first fields), fields (further final ones), dead (for `dead`)
+--   record), then three lists, each with its number first: base (the record's first fields), fields (further final ones), dead (for
+--   `dead`); then the items: the number of their combination, id, entry, message, queued_at
 -- Returns a list of verdicts. Nothing was done where it is `superseded` (another attempt decides), `reused` (the ActionID is another's, and
 --   the entry asked for something else) or `missing` (the record is gone, and the item brings no base fields to make it anew).
 local root, publish = ARGV[1], ARGV[3]
@@ -24,27 +24,32 @@ local function list(at)
   return {first = first, last = first + tonumber(ARGV[at]) - 1}
 end
 
+-- Both streams are trimmed once, when all has been told.
+local has_told, has_copied = false, false
+
 local function tell(item, key)
   local common = item.common
-  redis.call('XADD', root .. 'results', 'MAXLEN', '~', ARGV[4], '*', 'action_id', item.id, 'entry', item.entry,
+  has_told = true
+  redis.call('XADD', root .. 'results', '*', 'action_id', item.id, 'entry', item.entry,
     'action', common.action, 'state', common.state, 'producer', common.producer, 'queued_at', item.queued_at,
     'settled_at', common.settled_at, 'error_code', common.error_code, 'message', common.error, 'revised', common.revised)
   redis.call(publish, key, item.message)
   if common.reply ~= '' then
     redis.call(publish, root .. 'reply:' .. common.reply, item.message)
   end
-  if item.dead.last > item.dead.first then
-    redis.call('XADD', root .. 'dead', 'MAXLEN', '~', ARGV[5], '*', unpack(ARGV, item.dead.first, item.dead.last))
+  if common.dead.last > common.dead.first then
+    has_copied = true
+    redis.call('XADD', root .. 'dead', '*', unpack(ARGV, common.dead.first, common.dead.last))
   end
 end
 
 local function write(item, key, entry, call)
   local common = item.common
   if not entry then
-    redis.call('HSET', key, unpack(ARGV, item.base.first, item.base.last))
+    redis.call('HSET', key, unpack(ARGV, common.base.first, common.base.last))
   end
   redis.call('HSET', key, 'state', common.state, 'settled_at', common.settled_at, 'result', item.message,
-    unpack(ARGV, item.fields.first, item.fields.last))
+    unpack(ARGV, common.fields.first, common.fields.last))
   -- The record of a live call is kept until the call is over; who notes that sets its end.
   if call and call ~= 'ended' then
     redis.call('PERSIST', key)
@@ -98,7 +103,7 @@ local function settle(item)
     return 'superseded' -- said by a worker that was slower than the one that has begun it since
   elseif FINAL[state] and entry then
     verdict = 'already'
-  elseif not entry and item.base.last < item.base.first then
+  elseif not entry and common.base.last < common.base.first then
     return 'missing'
   else
     write(item, key, entry, record[5])
@@ -145,23 +150,28 @@ end
 local at, count = 7, #ARGV
 local combinations = {}
 for number = 1, tonumber(ARGV[6]) do
+  local base = list(at + 14)
+  local fields = list(base.last + 1)
+  local dead = list(fields.last + 1)
   combinations[tostring(number)] = {
     lane = ARGV[at], fingerprint = ARGV[at + 1], attempt = ARGV[at + 2], ttl_ms = ARGV[at + 3], reply = ARGV[at + 4],
     channel_id = ARGV[at + 5], state = ARGV[at + 6], error_code = ARGV[at + 7], error = ARGV[at + 8], action = ARGV[at + 9],
     producer = ARGV[at + 10], settled_at = ARGV[at + 11], revised = ARGV[at + 12], chunks = ARGV[at + 13],
+    base = base, fields = fields, dead = dead,
   }
-  at = at + 14
+  at = dead.last + 1
 end
 local verdicts = {}
-while at <= count do
-  local base = list(at + 5)
-  local fields = list(base.last + 1)
-  local dead = list(fields.last + 1)
+for at = at, count, 5 do
   verdicts[#verdicts + 1] = settle({
     common = combinations[ARGV[at]], id = ARGV[at + 1], entry = ARGV[at + 2], message = ARGV[at + 3], queued_at = ARGV[at + 4],
-    base = base, fields = fields, dead = dead,
   })
-  at = dead.last + 1
+end
+if has_told then
+  redis.call('XTRIM', root .. 'results', 'MAXLEN', '~', ARGV[4])
+end
+if has_copied then
+  redis.call('XTRIM', root .. 'dead', 'MAXLEN', '~', ARGV[5])
 end
 if #finished.actions > 0 then
   acknowledge(root .. 'actions', finished.actions)

@@ -223,12 +223,12 @@ def line_not_written() -> None:
 
 def unknown_without_reason() -> None:
     """Does not say why nobody knows."""
-    rewrite(Records, "settle", ('(outcome.message or "")[:MAX_LINE_TEXT]', '""'))
+    rewrite(Records, "_told", ('(outcome.message or "")[:MAX_LINE_TEXT]', '""'))
 
 
 def message_of_another_state() -> None:
     """Says that it is done, whatever the record says."""
-    rewrite(Records, "_result", ("state=outcome.state", "state=State.DONE"))
+    rewrite(Records, "_result", ("outcome.state", "State.DONE"))
 
 
 # -- who serves

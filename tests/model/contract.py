@@ -105,7 +105,7 @@ class Model:
                 return "sending"  # its own mark, asked again
             if not item["again"]:
                 return "begun"
-        elif float(now) > item["deadline"]:
+        elif float(now) > float(item["deadline"]):
             return "expired"
         elif item["probe"]:
             return "early"

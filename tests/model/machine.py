@@ -14,6 +14,7 @@ from broker.entry import Request, decode_entry, entry_action_id
 from broker.errors import ErrorCode
 from broker.keys import ACTIONS, LANES, URGENT
 from broker.record import decode_record
+from broker.scripts import LAYOUTS
 from tests.model.contract import Item, Model
 from tests.model.promises import BEGUN, Call, Promises
 from tests.model.real import Kept, Real
@@ -202,7 +203,8 @@ class ScriptsMachine(RuleBasedStateMachine):
         if record is not None and record.entry and not (stale and self.revision is not None):
             code = ErrorCode.ORIGINATE_FAILED if state is State.FAILED else None
             outcome = Outcome(state, code=code, message="the truth" if code else None)
-            self.revision = self.workers["first"].records.revision(record, outcome, self._now())
+            item = self.workers["first"].records.revision(record, outcome, self._now())
+            self.revision = LAYOUTS["settle"].values(item)
         if self.revision is None:
             return
         items = [self.revision]

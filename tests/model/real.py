@@ -52,14 +52,14 @@ class Real:
 
     def mark(self, epoch: int, worker: str, items: Sequence[Item]) -> list[tuple[str, str]]:
         """Verdict and Redis' time."""
-        answer = self._call("mark_sending", epoch, "PUBLISH", worker, *flatten(items, LAYOUTS["mark_sending"]))
+        answer = self._call("mark_sending", epoch, "PUBLISH", worker, *_flat("mark_sending", items))
         return [(verdict.decode(), answer[0].decode()) for verdict in answer[1:]]
 
     def mark_sent(self, epoch: int, items: Sequence[Item]) -> None:
-        self._call("mark_sent", epoch, "PUBLISH", *flatten(items, LAYOUTS["mark_sent"]))
+        self._call("mark_sent", epoch, "PUBLISH", *_flat("mark_sent", items))
 
     def settle(self, epoch: int, items: Sequence[Item]) -> list[str]:
-        flat = flatten(items, LAYOUTS["settle"])
+        flat = _flat("settle", items)
         return [verdict.decode() for verdict in self._call("settle", epoch, "PUBLISH", LENGTH, LENGTH, *flat)]
 
     def publish_events(self, epoch: int, first: int, items: Sequence[Any]) -> int:
@@ -208,6 +208,11 @@ class Real:
             if message["channel"] == b"end":
                 return
             yield message["channel"].decode(), message["data"]
+
+
+def _flat(script: str, items: Sequence[Item]) -> list[Any]:
+    layout = LAYOUTS[script]
+    return flatten([layout.item(item) for item in items], layout)
 
 
 def _hash(flat: Sequence[bytes]) -> dict[str, bytes]:

@@ -7,6 +7,7 @@ from broker.ami import Headers, Response
 from broker.codec import State
 from broker.entry import Request
 from broker.errors import ErrorCode, Refused
+from broker.scripts import LAYOUTS
 from tests.model.contract import Event, Item
 from workers.config import Settings
 from workers.job import Job, make_job
@@ -122,14 +123,15 @@ class Worker:
     def sent_item(self, held: Held, at: float) -> Item:
         """For `mark_sent`."""
         assert held.job is not None
-        return self.records.sent(held.job, Response(SUCCESS), at)
+        return LAYOUTS["mark_sent"].values(self.records.sent(held.job, Response(SUCCESS), at))
 
     def settle_item(self, held: Held, choice: int, at: float) -> Item:
         """For `settle`: one of the ends that this entry may have."""
         if held.item is None:
             ends = ENDS[held.verdict]
             outcome = ends[choice % len(ends)]
-            held.item = self.records.settle(held.request, outcome, at, held.job, self.epoch, whole=held.whole)
+            item = self.records.settle(held.request, outcome, at, held.job, self.epoch, whole=held.whole)
+            held.item = LAYOUTS["settle"].values(item)
         return held.item
 
     def learn_settled(self, held: Held, verdict: str) -> None:
@@ -146,4 +148,4 @@ class Worker:
 def mark_item(worker: Worker, held: Held, *, probe: bool) -> dict[str, Any]:
     """For `mark_sending`."""
     assert held.job is not None
-    return worker.records.mark(held.job, probe=probe)
+    return LAYOUTS["mark_sending"].values(worker.records.mark(held.job, probe=probe))
