@@ -145,9 +145,7 @@ def pack(message: Mapping[str, Any]) -> bytes:
 
 def result_map(result: Result) -> dict[str, Any]:
     """The `result` message of the contract."""
-    error = None
-    if result.error_code is not None:
-        error = {"code": str(result.error_code), "message": result.error_message or ""}
+    response, events = result.response, result.events
     message: dict[str, Any] = {
         "v": VERSION,
         "type": "result",
@@ -157,27 +155,27 @@ def result_map(result: Result) -> dict[str, Any]:
         "action": result.action,
         "producer": result.producer,
         "tag": result.tag,
-        "state": str(result.state),
-        "response": None if result.response is None else result.response.to_map(),
-        **_items_of(result),
+        "state": result.state,
+        "response": None if response is None else response.to_map(),
+        "events": [headers.to_map() for headers in events],
         "output": result.output,
-        "error": error,
+        "error": None,
         "revised": result.revised,
         "queued_at": result.queued_at,
         "sending_at": result.sending_at,
         "settled_at": result.settled_at,
     }
-    all_headers = result.events if result.response is None else [result.response, *result.events]
-    latin1 = [name for headers in all_headers for name in headers.latin1]
-    if latin1 or result.items_latin1:
-        message["latin1"] = sorted({*latin1, *result.items_latin1})
-    return message
-
-
-def _items_of(result: Result) -> dict[str, Any]:
     if result.chunks:
-        return {"items": result.items, "chunks": result.chunks}
-    return {"events": [headers.to_map() for headers in result.events]}
+        del message["events"]
+        message |= {"items": result.items, "chunks": result.chunks}
+    if result.error_code is not None:
+        message["error"] = {"code": str(result.error_code), "message": result.error_message or ""}
+    latin1 = [*result.items_latin1, *[name for headers in events for name in headers.latin1]]
+    if response is not None and response.latin1:
+        latin1 += response.latin1
+    if latin1:
+        message["latin1"] = sorted(set(latin1))
+    return message
 
 
 def pack_items(items: Sequence[Headers]) -> bytes:

@@ -111,12 +111,13 @@ class ActionWorker:
         for request in requests:
             if self.intake.is_held(request):
                 continue
+            is_ours = is_own(request)
             try:
-                job = self._admit(request)
+                job = self._admit(request, is_ours)
             except Refused as refusal:
                 self.intake.hold([request], self._conclude([(request, refused(refusal), None)]))
                 continue
-            if is_own(request):
+            if is_ours:
                 self.intake.hold([request], self._do_myself(job))
             elif self._schedule.may_share(job.session, job.cost):
                 together.append(job)
@@ -146,15 +147,15 @@ class ActionWorker:
         finally:
             self._begun.discard(task)
 
-    def _admit(self, request: Request) -> Job:
+    def _admit(self, request: Request, is_ours: bool) -> Job:
         """Refuse what is malformed, forbidden, or more than AMI can carry."""
         if request.refusal is not None:
             raise request.refusal
-        if is_own(request):
+        if is_ours:
             self._own.check(request)
-            return make_job(request, self._settings.server)
         job = make_job(request, self._settings.server)
-        self._policy.check(request)
+        if not is_ours:
+            self._policy.check(request)
         return job
 
     async def _do_myself(self, job: Job) -> None:

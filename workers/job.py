@@ -75,21 +75,13 @@ def make_job(request: Request, server: str) -> Job:
     """Make a well-formed request ready. Raises `Refused` for what AMI cannot carry."""
     spec = lookup(request.action) or unknown_spec(request.action)
     pairs = request.pairs
-    job = Job(
-        request=request,
-        action=Action(request.action, pairs, request.action_id),
-        spec=spec,
-        # Getvar of a function runs the function, and some functions change things.
-        reads_only=spec.reads_only and not (pairs and _runs_function(pairs)),
-        session="",
-        cost=READS,
-        answer_timeout_s=request.timeout_s or DEFAULT_TIMEOUT_S,
-    )
+    # Getvar of a function runs the function, and some functions change things.
+    reads_only = spec.reads_only and not (pairs and _runs_function(pairs))
+    action = Action(request.action, pairs, request.action_id)
+    session, cost = session_of(request.lane, reads_only), READS if reads_only else CHANGES
+    job = Job(request, action, spec, reads_only, session, cost, request.timeout_s or DEFAULT_TIMEOUT_S)
     if spec.name == "Originate":
         _make_originate(job, server)
-    elif not job.reads_only:
-        job.cost = CHANGES
-    job.session = session_of(request.lane, job.reads_only)
     try:
         serialise(job.action)
     except LocalProtocolError as error:

@@ -30,7 +30,7 @@ AWAY_S: Final = 10.0
 
 def is_own(request: Request) -> bool:
     """Whether the worker itself executes it, or refuses it as unknown."""
-    return request.action.lower().startswith(PREFIX)
+    return request.action[: len(PREFIX)].lower() == PREFIX
 
 
 class OwnActions:

@@ -55,9 +55,11 @@ class Settlement:
     async def settle(self, fates: Sequence[Fate]) -> None:
         """The final states: record, results, message and acknowledgement in one script."""
         for _, outcome, job in fates:
-            if job is not None and job.noted is not None:
+            if job is None:
+                continue
+            if job.noted is not None:
                 await job.noted  # `sent` is said before the end is
-            if job is not None and (outcome.events or job.items) and outcome.state in (State.DONE, State.FAILED):
+            if (outcome.events or job.items) and outcome.state in (State.DONE, State.FAILED):
                 await self._put_items(job, outcome)
         at, epoch = self._clock.now(), self._epoch
         items = [self._records.settle(request, outcome, at, job, epoch) for request, outcome, job in fates]

@@ -7,24 +7,25 @@ action ends all earlier ones.
 """
 
 from collections import deque
-from dataclasses import dataclass, field
 
 from broker.ami.catalog import SUCCESS_MAY_BE_FAILURE, ActionSpec
 from broker.ami.message import Event, Message, RawText, Response
 
 
-@dataclass(slots=True)
 class Answer:
     """What Asterisk answered to one action."""
 
-    response: Response | None = None
-    """The first response; None if there was none."""
-    events: list[Event] = field(default_factory=list)
-    """The items of a list in order, the terminating event last; or the one event that follows a response."""
-    output: list[str] = field(default_factory=list)
-    """The lines of a Command, or of IAXnetstats' table."""
-    extra: list[Response] = field(default_factory=list)
-    """The second and third responses: JabberSend's result, an Error after the start of a list."""
+    __slots__ = ("events", "extra", "output", "response")
+
+    def __init__(self) -> None:
+        self.response: Response | None = None
+        """The first response; None if there was none."""
+        self.events: list[Event] = []
+        """The items of a list in order, the terminating event last; or the one event that follows a response."""
+        self.output: list[str] = []
+        """The lines of a Command, or of IAXnetstats' table."""
+        self.extra: list[Response] = []
+        """The second and third responses: JabberSend's result, an Error after the start of a list."""
 
     def failure(self, action: str) -> str | None:
         """Asterisk's reason if the answer is a failure, also one that says Success or that came in mid-list.

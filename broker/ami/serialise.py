@@ -34,7 +34,7 @@ def serialise(action: Action) -> bytes:
 def _serialise(action: Action) -> bytes:
     _check_envelope(action)
     # ActionID second, since Asterisk echoes none that lies beyond its 128 headers. The guards have seen both.
-    first = [_encode_header("Action", action.name)]
+    first = [_action_line(action.name)]
     if action.action_id is not None:
         first.append(f"ActionID: {action.action_id}\r\n".encode())
     count = len(first) + len(action.pairs)
@@ -49,6 +49,11 @@ def _serialise(action: Action) -> bytes:
 @lru_cache(maxsize=1024)
 def _is_token(name: str) -> bool:
     return _TOKEN.fullmatch(name) is not None
+
+
+@lru_cache(maxsize=1024)
+def _action_line(name: str) -> bytes:
+    return _encode_header("Action", name)
 
 
 def _check_envelope(action: Action) -> None:
