@@ -6,6 +6,7 @@ import shutil
 import tempfile
 
 import pytest
+from hypothesis import settings
 
 from tests.client_side import admin, bus, no_looking, pbx, worker
 from tests.sentinel import sentinels
@@ -15,6 +16,10 @@ __all__ = [
     "admin", "bus", "journal_of_its_own", "no_looking", "own_redis", "pbx", "redis_server", "redis_url", "sentinels",
     "worker",
 ]  # fmt: skip
+
+# How long an example takes tells of the machine, not of the code.
+settings.register_profile("amibus", deadline=None)
+settings.load_profile("amibus")
 
 # For workers that a fixture starts for several tests.
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="amibus-state-")

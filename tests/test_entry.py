@@ -261,7 +261,7 @@ def test_a_hostile_entry_takes_no_longer_than_a_moment(fields: list[bytes]) -> N
 
 
 @given(pairs_of, st.none() | st.from_regex(r"[A-Za-z._:]{1,64}", fullmatch=True))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 def test_what_is_encoded_comes_back_from_redis_as_it_was(
     redis_url: str, pairs: list[tuple[str, str]], action_id: str | None
 ) -> None:

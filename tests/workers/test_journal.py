@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
@@ -250,7 +250,6 @@ STEPS = st.lists(
 )
 
 
-@settings(deadline=None)  # it waits for the disk
 @given(steps=STEPS, last=st.lists(st.integers(0, 9), max_size=3), cut=st.integers(0, 200))
 def test_no_crash_unwrites_or_forgets(steps: list[tuple[str, Any]], last: list[int], cut: int) -> None:
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as monkeypatch:

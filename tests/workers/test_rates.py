@@ -1,7 +1,7 @@
 """GCRA against a clock of its own."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.rates import Rate, Rates
@@ -22,7 +22,6 @@ def spend(rate: Rate, start: float, seconds: float) -> list[float]:
 
 
 @given(st.floats(0.2, 50), st.floats(0, 1e6))
-@settings(deadline=None)
 def test_no_window_holds_more_than_the_rate_and_one_burst(per_second: float, start: float) -> None:
     taken = spend(Rate(per_second), start, 5)
     burst = max(1.0, per_second)
