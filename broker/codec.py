@@ -170,10 +170,8 @@ def result_map(result: Result) -> dict[str, Any]:
         message |= {"items": result.items, "chunks": result.chunks}
     if result.error_code is not None:
         message["error"] = {"code": str(result.error_code), "message": result.error_message or ""}
-    latin1 = [*result.items_latin1, *[name for headers in events for name in headers.latin1]]
-    if response is not None and response.latin1:
-        latin1 += response.latin1
-    if latin1:
+    all_headers = events if response is None else [response, *events]
+    if latin1 := [*result.items_latin1, *[name for headers in all_headers for name in headers.latin1]]:
         message["latin1"] = sorted(set(latin1))
     return message
 

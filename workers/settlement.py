@@ -42,8 +42,7 @@ class Settlement:
         self._chunks = Chunks(redis, settings)
         self._script = Script("settle", settings.keys)
         self._settles: Batch[Item, str] = Batch("settling", self._send, DEPTH)
-        self._log_quietly = log.bind().debug
-        """Bound once: it is called for every action, nearly always to no effect."""
+        self._tells_all = settings.log_level == "debug"
         self.totals: Counter[str] = Counter()
         """By final state."""
         self.duplicates = 0
@@ -103,9 +102,11 @@ class Settlement:
 
     def _log(self, request: Request, outcome: Outcome) -> None:
         if outcome.state in (State.DONE, State.FAILED):
-            self._log_quietly(
-                "settled", action=request.action, action_id=request.action_id, state=outcome.state, code=outcome.code
-            )
+            if self._tells_all:
+                log.debug(
+                    "settled", action=request.action, action_id=request.action_id, state=outcome.state,
+                    code=outcome.code,
+                )  # fmt: skip
         else:
             log.info(
                 "settled", action=request.action[:80], action_id=request.action_id, entry=request.entry,

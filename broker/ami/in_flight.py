@@ -116,7 +116,7 @@ class Exchange:
 
     def _more_follows(self, response: Response) -> bool:
         # The actual response decides: what the catalog calls a list may be a plain Success, or an Error.
-        return response.starts_list or (response.is_success and self.spec.shape in ("single+event", "two-responses"))
+        return response.starts_list or (self.spec.shape in ("single+event", "two-responses") and response.is_success)
 
 
 class InFlight:
@@ -158,7 +158,8 @@ class InFlight:
             exchange.take_event(message)
         else:
             exchange.take_text(message)
-        self._end_all_before(exchange)
+        if self._exchanges[0] is not exchange:
+            self._end_all_before(exchange)
         if exchange.done:
             self._exchanges.popleft()
         return None if exchange.abandoned else exchange
@@ -168,6 +169,8 @@ class InFlight:
 
         Such are a JabberSend without its second response, and an IAXnetstats with an empty table.
         """
+        if not self._overtaken:
+            return []
         overtaken, self._overtaken = self._overtaken, []
         return overtaken
 
@@ -195,9 +198,8 @@ class InFlight:
             # By position: a response is the head's first, an item (IAXpeers) is of the list it has begun.
             head = self.head
             return head if head is not None and (head.answer.response is None) is unanswered else None
-        head = self.head
-        if head is not None and head.action_id == action_id:
-            return head
+        if self._exchanges and self._exchanges[0].action_id == action_id:
+            return self._exchanges[0]
         return next((each for each in self._exchanges if each.action_id == action_id), None)
 
     def _end_all_before(self, exchange: Exchange) -> None:

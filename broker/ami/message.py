@@ -108,7 +108,7 @@ class Response:
     @property
     def is_success(self) -> bool:
         """What the `Response:` header says. Some actions say Success of a failure: see `Exchange.failure`."""
-        return self.headers.get("Response", "").lower() in _SUCCESSES
+        return self.headers.pairs[0][1].lower() in _SUCCESSES
 
     @property
     def message(self) -> str:

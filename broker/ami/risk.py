@@ -8,10 +8,10 @@ a header that is given twice both are looked at.
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Final
 
-from broker.ami.catalog import all_actions, lookup
+from broker.ami.catalog import lookup
 
 DANGEROUS_APPLICATIONS: Final = (
     "AGI",
@@ -88,9 +88,9 @@ class Risk:
 
 def risks_of(name: str, pairs: Sequence[tuple[str, str]]) -> list[Risk]:
     """All that is dangerous in an action, most serious first; empty for one that may simply be sent."""
-    name = name.strip(_BLANKS).lower()
-    if not pairs and name in _harmless():
+    if not pairs and _is_harmless(name):
         return []
+    name = name.strip(_BLANKS).lower()
     headers = [(header.strip().lower(), value.lstrip(_BLANKS)) for header, value in pairs]
     risks = _risks_of_action(name, headers)
     if name in ("hangup", "pjsiphangup"):
@@ -107,10 +107,11 @@ def risks_of(name: str, pairs: Sequence[tuple[str, str]]) -> list[Risk]:
     return list(dict.fromkeys(risks))
 
 
-@cache
-def _harmless() -> frozenset[str]:
-    """The actions that are dangerous by their headers at most."""
-    return frozenset(spec.name.lower() for spec in all_actions() if not spec.risk)
+@lru_cache(maxsize=1024)
+def _is_harmless(name: str) -> bool:
+    """Whether it is an action of the catalog that is dangerous by its headers at most."""
+    spec = lookup(name.strip(_BLANKS))
+    return spec is not None and not spec.risk
 
 
 def dangerous_application(name: str) -> str | None:
