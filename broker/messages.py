@@ -36,9 +36,12 @@ def stream_event(entry: str, data: bytes) -> BusEvent | None:
 def gap_before(event: BusEvent, previous: tuple[int, int] | None) -> BusEvent | None:
     """A `BusGap` if events are missing between the (epoch, seq) read last and this one.
 
-    The numbers of another epoch begin anew and say nothing; the pump announces what was missed then.
+    The numbers of another epoch begin anew and say nothing; the pump announces what was missed then, and what Redis
+    has forgotten.
     """
     if previous is None or event.epoch != previous[0] or event.seq <= previous[1] + 1:
+        return None
+    if event.name == "BusGap" and event.headers.get("reason") == "forgotten":
         return None
     return trimmed(event, event.seq - previous[1] - 1)
 

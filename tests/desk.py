@@ -112,7 +112,7 @@ class Desk:
 
     async def events(self, first: int, *items: tuple[str, bytes, list[str], list[Any]], length: int = 1000) -> int:
         answer: int = await self.scripts["publish_events"](
-            self.redis, self.epoch, self.publish, length, 1, first, list(items)
+            self.redis, self.epoch, self.publish, length, 1, first, first, list(items)
         )
         return answer
 

@@ -1003,6 +1003,8 @@ def test_a_new_epoch_is_no_gap() -> None:
     assert gap_before(event, (1, 900)) is None
     assert gap_before(event, None) is None
     assert gap_before(BusEvent("pbx1", "Any", Headers([]), [], 1, 902), (1, 900)) is not None
+    forgotten = BusEvent("pbx1", "BusGap", Headers([("reason", "forgotten")]), [], 1, 902)
+    assert gap_before(forgotten, (1, 900)) is None, "it says so itself"
 
 
 # Records, status, settings, rights

@@ -649,6 +649,24 @@ async def test_a_repeated_batch_of_events_is_not_doubled(desk: Desk, out: int) -
     assert await desk.redis.xlen(desk.keys.events) == 3
 
 
+async def test_events_behind_a_hole_are_not_published_unless_the_hole_is_known(desk: Desk) -> None:
+    item: Any = ("E", event(7), [], [])
+
+    async def publish(first: int, hole_before: int) -> Any:
+        script = desk.scripts["publish_events"]
+        return await script(desk.redis, 1, desk.publish, 100, 1, first, hole_before, [item])
+
+    assert await publish(3, 0) == [b"0-0", 0]
+    for epoch, seq, known in ((1, 5, 5), (9, 6, 0)):  # another epoch's numbers say nothing
+        entry = await desk.redis.xadd(desk.keys.events, {"event": "E", "data": event(seq, epoch=epoch)})
+        assert await publish(7, 0) == [entry, known]
+        assert await publish(7, 6) == [entry, known], "another hole is known"
+    assert await desk.redis.xlen(desk.keys.events) == 2
+    assert await publish(7, 7) == 1
+    assert await publish(8, 0) == 1, "there is none"
+    assert await desk.redis.xlen(desk.keys.events) == 4
+
+
 @pytest.mark.parametrize(
     "data",
     [

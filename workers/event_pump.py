@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgpack
 import structlog
@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 
 from broker.ami import SENSITIVE_EVENTS, Event, Headers, mask
 from broker.codec import BusEvent, event_map, pack
+from broker.entry import entry_time
 from broker.scripts import Script
 from workers.batch import until_done
 from workers.calls import Calls, Note
@@ -46,12 +47,13 @@ class _Gap:
 class EventPump:
     """Takes events without ever waiting, and publishes them.
 
-    Memory is bounded; what had to be dropped is announced by `BusGap`.
+    Memory is bounded; what had to be dropped is announced by `BusGap`, and so is what Redis has forgotten: then
+    `on_forgotten` is called, too.
     """
 
     def __init__(
         self, redis: "Redis", settings: Settings, lease: Lease, calls: Calls, follows: Follows,
-        now: Callable[[], float], publish: str,
+        now: Callable[[], float], publish: str, *, on_forgotten: Callable[[], None],
     ) -> None:  # fmt: skip
         self._redis = redis
         self._settings = settings
@@ -60,6 +62,7 @@ class EventPump:
         self._follows = follows
         self._now = now
         self._publish_command = publish
+        self._on_forgotten = on_forgotten
         self._publish = Script("publish_events", settings.keys)
         self._withheld = SENSITIVE_EVENTS - {name.lower() for name in settings.sensitive_events}
         self._buffer = _make_buffer(settings)
@@ -73,6 +76,8 @@ class EventPump:
         """Of events that are on disk: what they say of calls is not lost with them."""
         self._spooled_since = 0.0
         self._gap = _Gap()
+        self._forgotten: tuple[int, bytes] | None = None
+        """What is to be published before the event of this seq: that Redis has forgotten those before it."""
         self._wake = asyncio.Event()
         self.drained = asyncio.Event()
         """Set while nothing waits for Redis."""
@@ -239,14 +244,38 @@ class EventPump:
         return self._seq - len(self._buffer)
 
     async def _send(self, batch: list[bytes]) -> None:
-        settings = self._settings
-        items = _packer.pack_array_header(len(batch)) + b"".join(batch)
-        published = await self._publish(
-            self._redis, self._lease.epoch, self._publish_command, settings.events_length,
-            int(settings.event_channels), self._last_out + 1, items,
-        )  # fmt: skip
-        if not published:
+        answer = await self._send_from(self._last_out + 1, batch)
+        if isinstance(answer, list):
+            self._note_forgotten(*answer)
+            answer = await self._send_from(self._last_out + 1, batch)
+        if not answer:
             raise LeaseLost(f"epoch {self._lease.epoch} is over")
+
+    async def _send_from(self, first: int, batch: list[bytes]) -> Any:
+        """`first`: the seq of the first in the batch."""
+        settings, hole_before = self._settings, 0
+        if self._forgotten is not None and self._forgotten[0] == first:
+            hole_before = first = first - 1
+            batch = [self._forgotten[1], *batch]
+        return await self._publish(
+            self._redis, self._lease.epoch, self._publish_command, settings.events_length,
+            int(settings.event_channels), first, hole_before,
+            _packer.pack_array_header(len(batch)) + b"".join(batch),
+        )  # fmt: skip
+
+    def _note_forgotten(self, last_entry: bytes, last_seq: int) -> None:
+        """Events are missing in the stream that had been there: the announcement takes the place of the last one."""
+        seq = self._last_out
+        since = entry_time(last_entry.decode()) or self._lease.started_at
+        # Where not even one of this worker's is there, earlier ones may be missing as well: nobody can say how many.
+        dropped = seq - last_seq if last_seq else ""
+        log.warning("redis has forgotten events", forgotten=dropped or "all that this worker had published")
+        headers = _headers(
+            {"reason": "forgotten", "since": f"{since:.6f}", "until": f"{self._now():.6f}", "dropped": dropped}
+        )
+        message = pack(event_map(BusEvent(self._settings.server, "BusGap", headers, [], self._lease.epoch, seq)))
+        self._forgotten = seq + 1, _packer.pack(("BusGap", message, [], []))
+        self._on_forgotten()
 
     def _sent(self, count: int) -> None:
         self._buffer.remove(count)

@@ -86,7 +86,10 @@ class Tenure:
             on_note=self._note,
         )
         self._follows = Follows(clock.now, self._on_follow_ended)
-        self._pump = EventPump(redis, settings, lease, self._calls, self._follows, clock.now, publish)
+        self._pump = EventPump(
+            redis, settings, lease, self._calls, self._follows, clock.now, publish,
+            on_forgotten=self._on_forgotten,
+        )  # fmt: skip
         self._sessions = Sessions(
             settings, on_event=self._pump.offer, on_ready=self._on_ready, on_away=self._on_away, on_back=self._on_back
         )
@@ -360,6 +363,16 @@ class Tenure:
         for note, ended in endings:
             if ended is not None:
                 pump.announce("BusCallEnded", [ended], [note], action_id=ended, reason="ended while nobody watched")
+
+    def _on_forgotten(self) -> None:
+        """Redis has forgotten events: a consumer that has missed them is to know again what is alive."""
+        self._spawn(self._tell_alive(), "snapshot")
+
+    async def _tell_alive(self) -> None:
+        with contextlib.suppress(ConnectionLost, AnswerTimeout):  # its return brings a snapshot of its own
+            channels = await self._channels.alive_from_now()
+            for headers in [] if channels is None else snapshot(channels):
+                self._pump.announce_headers("BusSnapshot", headers)
 
     def _on_away(self, role: str, _why: str) -> None:
         if role != EVENTS:

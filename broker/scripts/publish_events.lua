@@ -1,10 +1,12 @@
 #!lua
 -- A batch of events goes out, in order: the stream, the event channels, the channels of the actions concerned; and with them what they
 -- change of the bus's calls, so that a record which says that a call has ended is never seen before the call's last event is out.
--- ARGV: root, epoch, PUBLISH or SPUBLISH, length of `events`, event channels (1 or 0), number of the first event, batch.
+-- ARGV: root, epoch, PUBLISH or SPUBLISH, length of `events`, event channels (1 or 0), number of the first event, the number of the first
+--   event before which some are known to be missing (0: none are), batch.
 --   An item: {name, message, list of ActionIDs, list of notes, list of the Uniqueids of followed calls (or nil)}. A note: id (ActionID),
 --   add (Uniqueids of legs), drop (Uniqueids), fields (of the record: name, value, ...), ttl_ms (of the record once the call is over, or nil)
--- Returns 1, or 0: another worker has taken over.
+-- Returns 1, or 0: another worker has taken over. Or, where nothing was published, since events are missing that had been (Redis has gone
+--   back in time, or was emptied): the id of the stream's last entry, and the number of its event (0: it is none of this epoch).
 local root, epoch, publish = ARGV[1], ARGV[2], ARGV[3]
 if redis.pcall('GET', root .. 'epoch') ~= epoch then
   return 0
@@ -48,17 +50,24 @@ local function send(item)
   end
 end
 
-local items, done = cmsgpack.unpack(ARGV[7]), 0
+local items, done = cmsgpack.unpack(ARGV[8]), 0
 local last = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
+local seq = 0 -- of the stream's last event, as far as it is of this epoch; nil: it is not a number of ours, somebody else wrote it
 if last then
   -- The pump repeats a batch whose reply was lost: what the stream's last event shows to be out is not published twice.
   local ok, message = pcall(cmsgpack.unpack, last[2][4])
-  if ok and type(message) == 'table' and tostring(message.epoch) == epoch then
-    done = (tonumber(message.seq) or 0) - first + 1
+  if not ok or type(message) ~= 'table' or not tonumber(message.epoch) then
+    seq = nil
+  elseif tostring(message.epoch) == epoch then
+    seq = tonumber(message.seq)
+    done = (seq or 0) - first + 1
     if not (done <= #items) then
-      done = 0 -- not a number of ours: somebody else wrote it
+      seq, done = nil, 0
     end
   end
+end
+if seq and seq < first - 1 and ARGV[7] ~= ARGV[6] then
+  return {last and last[1] or '0-0', seq}
 end
 for i, item in ipairs(items) do
   if i > done then

@@ -630,6 +630,9 @@ def _events_without_holes(history: History) -> Iterator[Violation]:
             may_be_forgotten.add(event.epoch)
         if event.seq > expected and is_hole:
             history.allowed["events forgotten"] += event.seq - expected
+            if event.name != "BusGap":
+                words = f"epoch {event.epoch}: Redis forgot what was before seq {event.seq}, and nobody says so"
+                yield Violation("events", "", words)
         elif is_first and event.seq != 1:
             yield Violation("events", "", f"epoch {event.epoch} begins with seq {event.seq}")
         elif event.seq != expected and event.name != "BusGap":

@@ -209,10 +209,14 @@ class Model:
 
     # -- events
 
-    def publish_events(self, epoch: int, first: int, items: Sequence[Event]) -> int:
-        """Events in order, each once, with what they change of calls."""
+    def publish_events(self, epoch: int, first: int, hole_before: int, items: Sequence[Event]) -> int | list[Any]:
+        """Events in order, each once, with what they change of calls; none where earlier ones are missing, unless that
+        is known."""
         if self._is_over(epoch):
             return 0
+        seq = self.last_event[1] if self.last_event[0] == epoch else 0
+        if seq < first - 1 and hole_before != first:
+            return ["", seq]
         for number, (name, message, action_ids, notes) in enumerate(items, first):
             if self.last_event[0] == epoch and number <= self.last_event[1]:
                 continue

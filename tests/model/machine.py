@@ -315,14 +315,20 @@ class ScriptsMachine(RuleBasedStateMachine):
         for name, action_ids, notes in events:
             event = {"v": 1, "epoch": worker.epoch, "seq": first + len(worker.batch), "name": name, "of": worker.name}
             worker.batch.append((name, pack(event), action_ids, [self._note(*note) for note in notes]))
-        batch, answer = [*worker.batch], -1
+        batch: list[Any] = [*worker.batch]
+        answer: int | list[Any] = -1
         call = Call("publish", worker.epoch)
         for _ in range(how.times):
-            if not self._refused(how, call, lambda: self.real.publish_events(worker.epoch, first, batch)):
-                answer = self.real.publish_events(worker.epoch, first, batch)
+            arguments = worker.epoch, first, worker.hole_before, batch
+            if not self._refused(how, call, lambda: self.real.publish_events(*arguments)):  # noqa: B023
+                answer = self.real.publish_events(*arguments)
                 call.verdicts = [str(answer)]
-                self._agree(call, [str(self.model.publish_events(worker.epoch, first, batch))])
-        if answer != -1 and not how.is_lost:
+                self._agree(call, [str(self.model.publish_events(*arguments))])
+        if how.is_lost or answer == -1:
+            return
+        if isinstance(answer, list):
+            worker.hole_before = first
+        else:
             worker.seq, worker.batch = worker.seq + len(batch) * answer, []
 
     def _beat(self, worker: Worker, how: How) -> None:

@@ -62,10 +62,11 @@ class Real:
         flat = _flat("settle", items)
         return [verdict.decode() for verdict in self._call("settle", epoch, "PUBLISH", LENGTH, LENGTH, *flat)]
 
-    def publish_events(self, epoch: int, first: int, items: Sequence[Any]) -> int:
+    def publish_events(self, epoch: int, first: int, hole_before: int, items: Sequence[Any]) -> int | list[Any]:
+        """The id of the stream's last entry, which the model does not know, is left out of the answer."""
         batch = msgpack.packb([*items], use_bin_type=False)
-        answer: int = self._call("publish_events", epoch, "PUBLISH", LENGTH, 1, first, batch)
-        return answer
+        answer = self._call("publish_events", epoch, "PUBLISH", LENGTH, 1, first, hole_before, batch)
+        return ["", answer[1]] if isinstance(answer, list) else int(answer)
 
     def acquire(self, floor: int, holder: str, life_ms: int, dead_beat: str) -> list[Any]:
         answer = self._call("acquire", floor, holder, life_ms, dead_beat)

@@ -64,7 +64,9 @@ class Worker:
     seq: int = 0
     """Of the last event that is surely out."""
     batch: list[Event] = field(default_factory=list)
-    """Events whose reply was lost."""
+    """Events whose reply was lost, or that were not published."""
+    hole_before: int = 0
+    """The seq before which it knows that events are missing."""
     records: Records = field(init=False)
 
     def __post_init__(self) -> None:

@@ -41,10 +41,13 @@ class Rig:
         self.lease = Lease(self.redis, self.settings, clock)
         self.calls = Calls(clock.now, 3_600_000, on_truth=lambda *_: None, on_note=lambda _: None)
         self.now = 7.0
+        self.forgotten: list[int] = []
+        """What waited for Redis when it was seen that it has forgotten events."""
         self.follows = Follows(clock.now, self.follow_ended)
         self.pump = EventPump(
-            self.redis, self.settings, self.lease, self.calls, self.follows, lambda: self.now, "PUBLISH"
-        )
+            self.redis, self.settings, self.lease, self.calls, self.follows, lambda: self.now, "PUBLISH",
+            on_forgotten=lambda: self.forgotten.append(self.pump.queued),
+        )  # fmt: skip
         self.task: asyncio.Task[None] | None = None
 
     def follow_ended(self, target: str, reason: str) -> None:
@@ -475,3 +478,68 @@ async def test_what_redis_could_not_take_goes_out_once_it_is_back(own_redis: Red
     assert len(set(numbers)) == len(numbers)
     assert len(first) == 300
     await rig.close()
+
+
+async def publish(rig: Rig, first: int, last: int) -> list[BusEvent]:
+    for each in numbered(first, last):
+        rig.pump.offer(each)
+    return await rig.out()
+
+
+async def forget(rig: Rig, count: int) -> list[Any]:
+    """As a failover to a replica that lagged: the last entries of the stream are gone. What is left of it."""
+    for entry, _ in await rig.redis.xrevrange(rig.keys.events, count=count):
+        await rig.redis.xdel(rig.keys.events, entry)
+    left: list[Any] = await Redis.xrevrange(rig.redis, rig.keys.events, count=1)
+    return left
+
+
+async def test_what_redis_has_forgotten_is_announced_before_what_comes_next(make: Callable[..., Any]) -> None:
+    rig = await make()
+    rig.run()
+    await publish(rig, 1, 11)
+    [(entry, _)] = await forget(rig, 4)
+    out = await publish(rig, 11, 13)
+    assert [(read.name, read.seq) for read in out[5:]] == [
+        ("Newexten", 6), ("BusGap", 10), ("Newexten", 11), ("Newexten", 12),
+    ]  # fmt: skip
+    since = f"{int(entry.split(b'-')[0]) / 1000:.6f}"
+    assert out[6].headers.pairs == [
+        ("reason", "forgotten"), ("since", since), ("until", "7.000000"), ("dropped", "4"),
+    ]  # fmt: skip
+    assert len(rig.forgotten) == 1
+    assert [read.name for read in await publish(rig, 13, 14)][-2:] == ["Newexten", "Newexten"], "it is said once"
+
+
+async def test_of_an_emptied_stream_nobody_can_say_how_many_are_missing(make: Callable[..., Any]) -> None:
+    rig = await make()
+    rig.run()
+    await publish(rig, 1, 4)
+    await rig.redis.delete(rig.keys.events)
+    gap, event = await publish(rig, 4, 5)
+    assert (gap.name, gap.seq, event.seq) == ("BusGap", 3, 4)
+    assert gap.headers.get("dropped") == ""
+    assert gap.headers.get("since") == f"{rig.lease.started_at:.6f}"
+
+
+async def test_a_gap_whose_reply_was_lost_is_told_once(make: Callable[..., Any]) -> None:
+    rig = await make()
+    publish_once = rig.pump._publish
+
+    async def lossy(*arguments: Any) -> Any:
+        answer = await publish_once(*arguments)
+        if answer == 1 and rig.forgotten and not lost:
+            lost.append(answer)
+            raise ConnectionError("the reply was lost")
+        return answer
+
+    lost: list[Any] = []
+    rig.pump._publish = lossy
+    rig.run()
+    await publish(rig, 1, 4)
+    await forget(rig, 1)
+    out = await publish(rig, 4, 6)
+    assert lost
+    assert [(read.name, read.seq) for read in out] == [
+        ("Newexten", 1), ("Newexten", 2), ("BusGap", 3), ("Newexten", 4), ("Newexten", 5),
+    ]  # fmt: skip
