@@ -36,6 +36,8 @@ class Call:
     state: str = ""
     """Empty until a channel of it was seen; then `dialing`, `up`, `ended`."""
     cause: str = ""
+    told_at: float = 0.0
+    """The latest time that was told of it: no other is told that is before it, however Redis' clock is estimated."""
     response: asyncio.Future[Outcome] | None = None
     """What became of the Originate, for whoever waits for it."""
     has_outcome: bool = False
@@ -96,9 +98,9 @@ class Calls:
     def __len__(self) -> int:
         return len(self._calls)
 
-    def expect(self, action_id: str, channel_id: str) -> asyncio.Future[Outcome]:
+    def expect(self, action_id: str, channel_id: str, sending_at: float | None = None) -> asyncio.Future[Outcome]:
         """An Originate is about to be written, or may have been. The future is what became of it: its
-        OriginateResponse, or that its call was found answered.
+        OriginateResponse, or that its call was found answered. `sending_at` is in unix seconds by Redis' clock.
 
         `give_up` must follow when nobody waits any more.
         """
@@ -110,6 +112,7 @@ class Calls:
             call.others.add(call.channel_id)
             call.others.discard(channel_id)
             call.channel_id = channel_id
+        call.told_at = max(call.told_at, sending_at or 0.0)
         if call.response is None or call.response.cancelled():
             call.response = asyncio.get_running_loop().create_future()
             call.has_outcome = False
@@ -371,7 +374,7 @@ class Calls:
     def _answer(self, call: Call) -> Note:
         call.state = "up"
         self._learn(call, answered_outcome())
-        return _note(call, fields=["call", "up", "answered_at", f"{self._now():.6f}"])
+        return _note(call, fields=["call", "up", "answered_at", self._time_of(call)])
 
     def _hang_up(self, call: Call, uniqueid: str, cause: str) -> Note:
         call.legs.discard(uniqueid)
@@ -392,8 +395,12 @@ class Calls:
         return self._end(call, gone)
 
     def _end(self, call: Call, legs: Iterable[str]) -> Note:
-        fields = ["call", "ended", "cause", call.cause, "ended_at", f"{self._now():.6f}"]
+        fields = ["call", "ended", "cause", call.cause, "ended_at", self._time_of(call)]
         return _note(call, drop=legs, fields=fields, ttl_ms=self._ttl_ms)
+
+    def _time_of(self, call: Call) -> str:
+        call.told_at = max(call.told_at, self._now())
+        return f"{call.told_at:.6f}"
 
     def _forget_over(self, call: Call) -> None:
         if call.response is None or not call.response.cancelled():

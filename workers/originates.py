@@ -54,7 +54,7 @@ class Originates:
         Raises `ConnectionLost` if nothing was written.
         """
         assert job.channel_id is not None
-        outcome = self._calls.expect(job.request.action_id, job.channel_id)
+        outcome = self._calls.expect(job.request.action_id, job.channel_id, job.sending_at)
         placed = True
         try:
             try:
@@ -77,7 +77,7 @@ class Originates:
     async def find_out(self, job: Job, otherwise: Outcome) -> Outcome:
         """The truth about an Originate that a lost worker sent, or may have sent; else `otherwise`."""
         assert job.channel_id is not None
-        outcome = self._calls.expect(job.request.action_id, job.channel_id)
+        outcome = self._calls.expect(job.request.action_id, job.channel_id, job.sending_at)
         try:
             return await self._await(job, outcome, otherwise)
         finally:

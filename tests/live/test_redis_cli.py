@@ -12,7 +12,7 @@ import pytest
 
 from tests.live.harness import Site, Worker
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 SUBSCRIBED = rb"3\) \(integer\) 1"
 
 
@@ -88,7 +88,7 @@ async def test_a_call_by_redis_cli_alone(site: Site, worker: Worker) -> None:
     assert f'"{fields["entry"]}"' == entry.strip()
     assert fields["uniqueid"] == "amibus-pbx1-a1"
     assert fields["channel"].startswith("Local/100@default-")
-    assert float(fields["queued_at"]) < float(fields["answered_at"]) < float(fields["ended_at"])
+    assert float(fields["queued_at"]) <= float(fields["answered_at"]) <= float(fields["ended_at"])
     illegible = {name for name, value in fields.items() if "\\x" in value}
     assert illegible <= {"request", "result"}
 

@@ -58,6 +58,21 @@ def calls(heard: Heard) -> Calls:
     return Calls(lambda: 7.0, TTL_MS, on_truth=heard.truth, on_note=heard.notes.append)
 
 
+async def test_no_time_of_a_call_is_before_one_that_is_told_already(heard: Heard) -> None:
+    # Redis' clock is estimated, and the estimate changes: what follows on the sending does not come before it for that
+    times = iter([99.0, 105.0, 104.0])
+    calls = Calls(lambda: next(times), TTL_MS, on_truth=heard.truth, on_note=heard.notes.append)
+    calls.expect("a1", "u1", 100.0)
+    calls.expect("a2", "u2", 100.0)
+    for uniqueid in ("u1", "u2"):
+        calls.attribute(newchannel(uniqueid, uniqueid))
+    for uniqueid, at in (("u1", "100.000000"), ("u2", "105.000000")):
+        _, [note] = calls.attribute(event("Newstate", Uniqueid=uniqueid, ChannelState="6"))
+        assert note["fields"] == ["call", "up", "answered_at", at]
+    _, [note] = calls.attribute(hangup("u2"))
+    assert note["fields"][-2:] == ["ended_at", "105.000000"]
+
+
 async def test_a_call_is_followed_from_its_first_channel_to_its_last_hangup(calls: Calls) -> None:
     calls.expect("a1", "u1")
     ids, notes = calls.attribute(newchannel("u1", "u1"))
