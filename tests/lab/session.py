@@ -8,7 +8,7 @@ from typing import Self
 from tests.lab.asterisk import LabAsterisk, login
 
 READ_BYTES = 65_536
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 class Session:
