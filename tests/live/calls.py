@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from broker.codec import FINAL_STATES
 from tests.live.producer import Message, Producer, Watch, new_id
 
 ANSWERING = "Local/101@default"
@@ -38,6 +39,12 @@ class PlacedCall:
         """The Uniqueids of the legs that hung up, in order."""
         return [event["headers"]["Uniqueid"] for event in self.watch.events if event["name"] == "Hangup"]
 
+    @property
+    def last_of_its_channels(self) -> str:
+        """The name of the last event but for OriginateResponse: that takes another path in Asterisk than the events of
+        channels, and comes before the first or after the last of them if it likes."""
+        return [name for name in self.watch.names if name != "OriginateResponse"][-1]
+
 
 @asynccontextmanager
 async def placed(
@@ -68,6 +75,17 @@ async def answered(pbx: Producer, *fields: str, channel: str = ANSWERING) -> Asy
         # Asterisk sends OriginateResponse and the events of channels by different paths: it may come before them
         await call.watch.event("Newstate", Uniqueid=call.channel_id, ChannelStateDesc="Up")
         yield call
+
+
+async def is_settled_and_over(pbx: Producer, action_id: str) -> bool:
+    """Whether an Originate has its fate, and its call has ended: Asterisk may tell of either first."""
+    record = await pbx.record(action_id)
+    return record.get("state") in FINAL_STATES and record.get("call") == "ended"
+
+
+async def is_idle(pbx: Producer) -> bool:
+    """Whether nothing is queued or in flight, and no call is alive."""
+    return (await pbx.legs(), await pbx.queued(), await pbx.pending()) == ({}, 0, 0)
 
 
 def headers_of(events: list[Message]) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from tests.live.harness import START_DEADLINE_S, Site, Worker, eventually
+from tests.live.harness import Site, Worker, eventually
 from tests.live.producer import Producer
 
 CAMPAIGN_LEASE_S: Final = 1.0
@@ -57,7 +57,7 @@ class Crew:
 
     async def until_served(self) -> str:
         """Wait until one serves; its name."""
-        return await eventually(self.serving, "one of the workers serves", deadline_s=START_DEADLINE_S)
+        return await eventually(self.serving, "one of the workers serves")
 
     async def suffer(self) -> None:
         """One step: kill or pause whoever serves, with or without another that stands by."""

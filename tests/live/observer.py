@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from tests.lab import LabAsterisk
-from tests.lab.session import Session, logged_in
+from tests.lab.session import WAIT_S, Session, logged_in
 
 HeaderMap = dict[str, str | list[str]]
 
@@ -38,7 +38,7 @@ class Observer:
 
     async def until(self, name: str, **headers: str) -> HeaderMap:
         """Read until such an event is here."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WAIT_S):
             while not (found := self.named(name, **headers)):
                 await self.session.wait_for(b"Event: ", start=len(self.session.received))
         return found[0]
@@ -55,6 +55,13 @@ class Observer:
         """Place a call that the bus knows nothing of."""
         answer = await self.session.action("Originate", "Async: true", f"ChannelId: {channel_id}", *headers)
         assert b"Response: Success" in answer
+
+    async def answer(self, channel_id: str) -> None:
+        """Have a call to a channel `Local/...@ring` answered, and wait until it is."""
+        where = ("Context: default", "Exten: 101", "Priority: 1")
+        answer = await self.session.action("Redirect", f"Channel: {channel_id};2", *where)
+        assert b"Response: Success" in answer
+        await self.until("Newstate", Uniqueid=channel_id, ChannelStateDesc="Up")
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ import redis.asyncio as aredis
 from redis.asyncio.client import PubSub
 
 Message = dict[str, Any]
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 class Producer:

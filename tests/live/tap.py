@@ -22,6 +22,8 @@ class Tap:
         self._cut_after: tuple[bytes, bool] | None = None
         self.has_cut = False
         """What `cut_after` asked for has happened."""
+        self.is_barred = False
+        """Nobody who comes now is let through, as if Asterisk were away."""
         self._accepting = threading.Thread(target=self._accept, daemon=True)
 
     def __enter__(self) -> Self:
@@ -77,6 +79,8 @@ class Tap:
             except OSError:
                 break
             try:
+                if self.is_barred:
+                    raise ConnectionRefusedError
                 asterisk = socket.create_connection(self._target)
             except OSError:
                 worker.close()  # Asterisk is away: the worker finds the same

@@ -87,7 +87,7 @@ async def test_a_spool_that_is_killed_repeats_nothing(tmp_path: Path, site: Site
                 process.send_signal(signal.SIGKILL)
                 await process.wait()
         async with spool(tmp_path, site.redis.url, producer.server, "--once") as process:
-            async with asyncio.timeout(50):
+            async with asyncio.timeout(120):
                 assert await process.wait() == 0
         assert names(tmp_path) == {f"{stem}.out" for stem in stems}
         for stem in stems:

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from tests.live.calls import answered, placed
+from tests.live.calls import answered, is_idle, is_settled_and_over, placed
 from tests.live.frail import frail, named
 from tests.live.harness import Site, eventually
 from tests.live.observer import observing
@@ -30,12 +30,12 @@ async def test_asterisk_goes_and_comes_back(site: Site, how: str) -> None:
             await bus.asterisk.start()
             await worker.until("connected", producer)
             for action_id in waiting:
-                await eventually(lambda: _ended(producer, action_id), f"{action_id} is over")  # noqa: B023
+                await eventually(lambda: is_settled_and_over(producer, action_id), action_id)  # noqa: B023
             record = await call.watch.call_over(producer, call.action_id)
         assert [len(bus.tap.actions(action_id)) for action_id in waiting] == [1, 1, 1]
         assert record["call"] == "ended"
-        assert call.watch.names[-1] in ("Hangup", "BusCallEnded")
-        assert (await producer.legs(), await producer.queued(), await producer.pending()) == ({}, 0, 0)
+        assert call.last_of_its_channels in ("Hangup", "BusCallEnded")
+        assert await is_idle(producer)
         _check_announcements(await producer.events(), site)
         await eventually(lambda: _works(producer), "it works again")
         # said once, not at every attempt
@@ -62,10 +62,6 @@ def _check_announcements(events: list[Message], site: Site) -> None:
 
 async def _works(producer: Producer) -> bool:
     return bool((await producer.ask("Ping"))["state"] == "done")
-
-
-async def _ended(producer: Producer, action_id: str) -> bool:
-    return (await producer.record(action_id)).get("call") == "ended"
 
 
 async def test_what_was_written_and_not_answered_when_asterisk_died(site: Site) -> None:
@@ -143,7 +139,7 @@ async def test_redis_goes_and_comes_back_while_a_call_ends(site: Site) -> None:
                     for leg in (call.channel_id, f"{call.channel_id};2"):
                         await observer.until("Hangup", Uniqueid=leg)
                 redis.start()
-                await eventually(lambda: _ended(producer, call.action_id), "the end of the call is recorded")
+                await eventually(lambda: is_settled_and_over(producer, call.action_id), "its end is recorded")
                 await worker.until("connected", producer)
                 assert (await producer.ask("Ping"))["state"] == "done"
             events = [event for event in await producer.events() if call.action_id in event["action_ids"]]
@@ -151,11 +147,7 @@ async def test_redis_goes_and_comes_back_while_a_call_ends(site: Site) -> None:
         assert (record["state"], record["call"]) == ("done", "ended")
         hung_up = {event["headers"].get("Uniqueid") for event in named(events, "Hangup")}
         assert hung_up == call.legs or named(events, "BusCallEnded")
-        assert await _idle(redis, "redis-away")
+        async with Producer(redis.url, "redis-away") as producer:
+            assert await is_idle(producer)
     finally:
         redis.stop()
-
-
-async def _idle(redis: RedisServer, server: str) -> bool:
-    async with Producer(redis.url, server) as producer:
-        return (await producer.legs(), await producer.queued(), await producer.pending()) == ({}, 0, 0)

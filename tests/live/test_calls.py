@@ -36,7 +36,7 @@ async def test_a_call_is_hung_up(pbx: Producer, by: str, urgent: bool) -> None:
         record = await call.watch.call_over(pbx, call.action_id)
     # the cause is that of the channel which the Originate asked for
     assert (record["call"], record["cause"]) == ("ended", "21")
-    assert call.watch.names[-1] == "Hangup"
+    assert call.last_of_its_channels == "Hangup"
     assert await call.left(pbx) == set()
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.live.calls import placed
+from tests.live.calls import is_idle, placed
 from tests.live.harness import Site, eventually
 from tests.live.observer import Observer, observing
 from tests.live.producer import Producer, new_id
@@ -36,7 +36,7 @@ async def test_a_call_whose_answer_was_cut_off_is_done_when_it_is_answered(
             await observer.until("Hangup", Uniqueid=call.channel_id)
         assert (record["state"], record["call"]) == ("done", "ended")
         assert (len(tap.actions(action_id)), came_to_be(observer, call.channel_id)) == (1, 1)
-        assert (await producer.legs(), await producer.queued(), await producer.pending()) == ({}, 0, 0)
+        assert await is_idle(producer)
 
 
 async def _is_up(producer: Producer, action_id: str) -> bool:
@@ -48,13 +48,17 @@ async def test_a_call_whose_answer_was_cut_off_has_failed_when_it_is_busy(site: 
     async with observing(site.asterisk) as observer, site.tapped(new_id("cut")) as (producer, worker, tap):
         action_id = new_id("cut")
         tap.cut_after(action_id, all_sessions=all_sessions)
+        tap.is_barred = all_sessions  # until the call is over: its events are to be missed
         async with placed(producer, *WAIT, channel="Local/busy@default", action_id=action_id) as call:
+            await observer.until("OriginateResponse", ActionID=action_id)
+            for leg in (call.channel_id, f"{call.channel_id};2"):
+                await observer.until("Hangup", Uniqueid=leg)
+            tap.is_barred = False
             result = await call.watch.result()
             assert tap.has_cut
             # with the events it was cut off from nobody saw it: only that it is no more
             wanted = ("unknown", "connection-lost") if all_sessions else ("failed", "originate-failed")
             assert (result["state"], result["error"]["code"]) == wanted
-            await observer.until("Hangup", Uniqueid=call.channel_id)
             await worker.until("connected", producer)
             assert (await producer.ask("Ping"))["state"] == "done"
         assert (len(tap.actions(action_id)), came_to_be(observer, call.channel_id)) == (1, 1)
@@ -70,11 +74,12 @@ async def test_a_call_that_rings_too_long_after_the_cut_is_unknown_and_then_revi
         action_id = new_id("cut")
         tap.cut_after(action_id, all_sessions=True)
         fields = (*WAIT, "Bus-Timeout", "1")
-        async with placed(producer, *fields, channel="Local/7@ring", action_id=action_id) as call:
+        async with placed(producer, *fields, channel="Local/30@ring", action_id=action_id) as call:
             result = await call.watch.result()
             assert tap.has_cut
             assert (result["state"], result["error"]["code"]) == ("unknown", "connection-lost")
             assert result["error"]["message"]
+            await observer.answer(call.channel_id)
             truth = await call.watch.until(lambda message: message.get("revised") is True, "the truth")
             assert (truth["state"], truth["error"]) == ("done", None)
             await producer.ask("Hangup", "Channel", call.channel_id)

@@ -16,7 +16,7 @@ from tests.live.observer import observing
 from tests.live.producer import new_id
 from tests.test_readme import blocks
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 
 
 def example(name: str) -> Any:

@@ -13,6 +13,7 @@ from tests.servers import RedisServer
 EXTENSIONS = 500
 PRIORITIES = range(1, 101)
 MANY = EXTENSIONS * len(PRIORITIES)
+TIMEOUT_S = 180.0
 
 
 @pytest_asyncio.fixture
@@ -34,10 +35,10 @@ async def large(site: Site) -> AsyncIterator[Site]:
 async def test_fifty_thousand_items_come_whole_and_hold_up_nothing(large: Site) -> None:
     async with large.serving("pbx1", allow="ShowDialPlan"), Bus(large.redis.url) as bus:
         pbx = bus.server("pbx1")
-        asking = asyncio.create_task(pbx.request("ShowDialPlan", Context="large", timeout=60))
+        asking = asyncio.create_task(pbx.request("ShowDialPlan", Context="large", timeout=TIMEOUT_S))
         changes = 0
         while not asking.done():
-            await pbx.request("Setvar", Variable="LARGE", Value=str(changes), timeout=60)
+            await pbx.request("Setvar", Variable="LARGE", Value=str(changes), timeout=TIMEOUT_S)
             changes += 1
         result = await asking
     items = [item for item in result.events if item["Event"] == "ListDialplan"]

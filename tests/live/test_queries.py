@@ -1,8 +1,8 @@
 """Actions that ask or set something, on a real Asterisk, put on the queue by plain Redis commands."""
 
 from tests.live.calls import answered
-from tests.live.harness import Site
-from tests.live.producer import Producer, new_id
+from tests.live.harness import Site, eventually
+from tests.live.producer import Message, Producer, new_id
 
 RECORD = {"state", "action", "lane", "entry", "fingerprint", "epoch", "worker", "request", "queued_at", "sending_at"}
 
@@ -42,7 +42,8 @@ async def test_an_action_without_an_id_gets_that_of_its_entry(pbx: Producer) -> 
 
 async def test_channels_of_a_live_call(pbx: Producer, site: Site) -> None:
     async with answered(pbx) as call:
-        result = await pbx.ask("CoreShowChannels")
+        result = await eventually(lambda: _shown_in_application(pbx, call.channel_id), "it is in its application")
+        assert result is not None
         legs = {event["Uniqueid"]: event for event in result["events"][:-1]}
         assert call.legs == {call.channel_id, f"{call.channel_id};2"}
         assert call.legs <= set(legs)
@@ -51,9 +52,20 @@ async def test_channels_of_a_live_call(pbx: Producer, site: Site) -> None:
         assert result["events"][-1]["Event"] == "CoreShowChannelsComplete"
         assert result["response"]["EventList"] == "start"
         assert call.channel_id in await site.asterisk.cli("core show channels concise")
-    # the call is over: `answered` has hung it up
+    # `answered` has had it hung up
+    await eventually(lambda: _shows_none(pbx, call.legs), "its channels are gone")
+
+
+async def _shown_in_application(pbx: Producer, uniqueid: str) -> Message | None:
+    """The list of channels once it shows this one in an application, which is a moment after the answer."""
     result = await pbx.ask("CoreShowChannels")
-    assert call.legs.isdisjoint(event.get("Uniqueid") for event in result["events"])
+    found = [event for event in result["events"][:-1] if event["Uniqueid"] == uniqueid and event["Application"]]
+    return result if found else None
+
+
+async def _shows_none(pbx: Producer, legs: set[str]) -> bool:
+    result = await pbx.ask("CoreShowChannels")
+    return legs.isdisjoint(event.get("Uniqueid") for event in result["events"])
 
 
 async def test_a_list_says_that_more_is_to_come(pbx: Producer) -> None:

@@ -8,12 +8,12 @@ import pytest
 
 from tests.lab import LabAsterisk
 from tests.lab.session import logged_in
-from tests.live.calls import PlacedCall, answered, placed
+from tests.live.calls import PlacedCall, answered, is_idle, placed
 from tests.live.frail import Frail, frail, named
 from tests.live.harness import Site, eventually
 from tests.live.producer import Producer, new_id
 
-PATIENT = {"lease_s": "30"}
+PATIENT = {"lease_s": "120"}
 """The worker is paused while Asterisk starts, and must not lose its lease by that."""
 
 STRANGERS = ("Local/101@default", "Local/30@ring")
@@ -99,7 +99,7 @@ async def test_after_a_restart_in_mid_call(site: Site, end: Callable[[LabAsteris
                 await eventually(lambda: _is_done(producer, action_id), "what waited is done")  # noqa: B023
             assert [len(bus.tap.actions(action_id)) for action_id in waiting] == [1, 1]
         _check_events(await producer.events(), alive)
-        await eventually(lambda: _is_idle(producer), "nothing is left")
+        await eventually(lambda: is_idle(producer), "nothing is left")
         await _check_once(bus, up, dialing)
 
 
@@ -112,7 +112,7 @@ async def _check_calls(producer: Producer, up: PlacedCall, dialing: PlacedCall) 
         await call.watch.result()
         record = await call.watch.call_over(producer, call.action_id)
         assert record["call"] == "ended"
-        assert call.watch.names[-1] in ("Hangup", "BusCallEnded")
+        assert call.last_of_its_channels in ("Hangup", "BusCallEnded")
     states = [(await producer.record(call.action_id))["state"] for call in (up, dialing)]
     assert states[0] == "done"
     assert states[1] in ("unknown", "failed"), "Asterisk may have told of its end"
@@ -139,10 +139,6 @@ async def _has_snapshot(producer: Producer) -> bool:
 
 async def _is_done(producer: Producer, action_id: str) -> bool:
     return (await producer.record(action_id)).get("state") == "done"
-
-
-async def _is_idle(producer: Producer) -> bool:
-    return (await producer.legs(), await producer.queued(), await producer.pending()) == ({}, 0, 0)
 
 
 async def test_a_snapshot_after_a_start_tells_of_calls_that_were_there_before(site: Site) -> None:

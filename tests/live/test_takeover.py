@@ -13,7 +13,7 @@ import pytest
 
 from broker.codec import FINAL_STATES
 from tests.lab.session import logged_in
-from tests.live.calls import answered, placed
+from tests.live.calls import answered, is_idle, is_settled_and_over, placed
 from tests.live.campaign import HUNG_UP, Campaign, broken_numbers, tally
 from tests.live.crew import crew, other_host
 from tests.live.harness import LEASE_S, Site, Worker, eventually
@@ -27,7 +27,7 @@ SEED = os.environ.get("AMIBUS_CAMPAIGN_SEED", "")
 """Repeats a campaign's choices, though not its moments."""
 
 HANG_UP_PERIOD_S = 0.7
-SETTLED_DEADLINE_S = 90.0
+SETTLED_DEADLINE_S = 180.0
 Note = Callable[[str, object], None]
 """`record_property`: what was seen, for the report."""
 
@@ -100,7 +100,7 @@ async def _moment(rng: random.Random, producer: Producer, action_id: str) -> Non
 
 async def _is_over(producer: Producer, campaign: Campaign) -> bool:
     """Every call has its fate, nothing waits, and no leg is left."""
-    if (await producer.legs(), await producer.queued(), await producer.pending()) != ({}, 0, 0):
+    if not await is_idle(producer):
         return False
     records = [await producer.record(call.action_id) for call in campaign.calls]
     return all(record.get("state") in FINAL_STATES and record.get("call") in (None, "ended") for record in records)
@@ -108,10 +108,10 @@ async def _is_over(producer: Producer, campaign: Campaign) -> bool:
 
 # -- a standby on another host
 
-TAKEOVER_DEADLINE_S = 15.0
+TAKEOVER_DEADLINE_S = 60.0
 """Generous: what is seen is told by `record_property`."""
 
-LONG_LEASE_S = 10.0
+LONG_LEASE_S = 120.0
 """Whoever serves well before its end did not wait for it."""
 
 RINGING = ("Application", "Wait", "Data", "300")
@@ -181,7 +181,7 @@ async def test_a_standby_serves_at_once_after_a_stop(site: Site, record_property
         await standby.until("connected", producer)
         await producer.ask("Hangup", "Channel", call.channel_id)
         for action_id in waiting:
-            await eventually(lambda: _has_ended(producer, action_id), "what waited is over")  # noqa: B023
+            await eventually(lambda: is_settled_and_over(producer, action_id), "what waited is over")  # noqa: B023
             channel_id = call.id_of(producer, action_id)
             await observer.until("Hangup", Uniqueid=channel_id)
             assert len(observer.named("Newchannel", Uniqueid=channel_id)) == 1
@@ -189,16 +189,13 @@ async def test_a_standby_serves_at_once_after_a_stop(site: Site, record_property
         assert states == ["done"] * len(waiting)
 
 
-async def _has_ended(producer: Producer, action_id: str) -> bool:
-    return (await producer.record(action_id)).get("call") == "ended"
-
-
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 async def test_a_second_signal_ends_at_once(site: Site, second: signal.Signals, record_property: Note) -> None:
     async with (
+        observing(site.asterisk) as observer,
         site.serving(new_id("twice")[:20]) as (producer, worker),
         standing_by(site, producer) as standby,
-        placed(producer, *RINGING, channel="Local/4@ring") as call,
+        placed(producer, *RINGING, channel="Local/30@ring") as call,
     ):
         await call.watch.event("Newstate", ChannelStateDesc="Ringing")
         worker.send(signal.SIGTERM)
@@ -206,8 +203,10 @@ async def test_a_second_signal_ends_at_once(site: Site, second: signal.Signals, 
         began = time.monotonic()
         assert await worker.stop(second) == 1
         record_property("ended_after_s", round(time.monotonic() - began, 2))
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < 10.0, "it did not wait for the call, which rings on"
         await standby.until("connected", producer)
+        assert (await producer.record(call.action_id))["state"] not in FINAL_STATES
+        await observer.answer(call.channel_id)
         result = await call.watch.result()
         assert result["state"] == "done", "the standby waits for the outcome of the call that rings"
         assert (await producer.record(call.action_id))["epoch"] == "1"

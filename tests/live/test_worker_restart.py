@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tests.live.calls import PlacedCall, answered, placed
+from tests.live.calls import PlacedCall, answered, is_idle, is_settled_and_over, placed
 from tests.live.harness import Site, Worker, eventually
 from tests.live.observer import observing
 from tests.live.producer import Producer, new_id
@@ -48,8 +48,7 @@ async def test_a_call_goes_on_and_the_next_worker_follows_it(site: Site, number:
         assert set(await producer.legs()) == call.legs
         assert call.channel_id in await site.asterisk.cli("core show channels concise")
         async with successor(site, producer):
-            gap = [event for event in await producer.events() if event["name"] == "BusGap"][-1]
-            assert gap["headers"]["reason"] == "worker-start"
+            await eventually(lambda: _started_twice(producer), "each of the two has told of its gap")
             assert (await producer.record(call.action_id))["call"] == "up"
             assert (await producer.ask("Hangup", "Channel", call.channel_id))["state"] == "done"
             record = await call.watch.call_over(producer, call.action_id)
@@ -60,6 +59,11 @@ async def test_a_call_goes_on_and_the_next_worker_follows_it(site: Site, number:
     epochs = [event["epoch"] for event in call.watch.events]
     assert epochs == sorted(epochs)
     assert len(set(epochs)) == 2
+
+
+async def _started_twice(producer: Producer) -> bool:
+    gaps = [event["headers"]["reason"] for event in await producer.events() if event["name"] == "BusGap"]
+    return gaps == ["worker-start"] * 2
 
 
 async def test_a_call_that_ended_while_nobody_watched(site: Site) -> None:
@@ -107,7 +111,7 @@ async def test_a_call_that_rings_meanwhile_is_not_placed_again_and_has_its_own_o
     async with observing(site.asterisk) as observer, site.serving("ringing") as (producer, worker):
         async with placed(producer, "Application", "Wait", "Data", "300", channel="Local/30@ring") as call:
             await call.watch.event("Newstate", ChannelStateDesc="Ringing")
-            assert (await producer.record(call.action_id))["state"] == "sent"
+            await eventually(lambda: _is_sent(producer, call.action_id), "Asterisk's first answer is recorded")
             await end(worker, signal.SIGKILL)
             async with successor(site, producer):
                 assert (await producer.record(call.action_id))["call"] == "dialing"
@@ -116,17 +120,21 @@ async def test_a_call_that_rings_meanwhile_is_not_placed_again_and_has_its_own_o
                 assert (result["state"], result["error"]["code"]) == ("failed", "originate-failed")
                 record = await call.watch.call_over(producer, call.action_id)
                 await observer.until("Hangup", Uniqueid=call.channel_id)
-                assert (await producer.queued(), await producer.pending()) == (0, 0)
+                assert await is_idle(producer)
         assert len(observer.named("Newchannel", Uniqueid=call.channel_id)) == 1
     assert (record["state"], record["call"]) == ("failed", "ended")
 
 
+async def _is_sent(producer: Producer, action_id: str) -> bool:
+    return (await producer.record(action_id)).get("state") == "sent"
+
+
 async def test_a_call_that_is_answered_meanwhile_is_done(site: Site) -> None:
     async with observing(site.asterisk) as observer, site.serving("answering") as (producer, worker):
-        async with placed(producer, "Application", "Wait", "Data", "300", channel="Local/2@ring") as call:
+        async with placed(producer, "Application", "Wait", "Data", "300", channel="Local/30@ring") as call:
             await call.watch.event("Newstate", ChannelStateDesc="Ringing")
             await end(worker, signal.SIGKILL)
-            await observer.until("Newstate", Uniqueid=call.channel_id, ChannelStateDesc="Up")
+            await observer.answer(call.channel_id)
             await observer.until("OriginateResponse", ActionID=call.action_id)
             async with successor(site, producer):
                 result = await call.watch.result()
@@ -139,13 +147,14 @@ async def test_a_call_that_is_answered_meanwhile_is_done(site: Site) -> None:
 
 async def test_a_call_that_came_and_went_meanwhile_is_unknown(site: Site) -> None:
     async with observing(site.asterisk) as observer, site.serving("passing") as (producer, worker):
-        async with placed(producer, "Application", "Wait", "Data", "300", channel="Local/2@ring") as call:
+        async with placed(producer, "Application", "Wait", "Data", "300", channel="Local/30@ring") as call:
             await call.watch.event("Newstate", ChannelStateDesc="Ringing")
             await end(worker, signal.SIGKILL)
-            await observer.until("Newstate", Uniqueid=call.channel_id, ChannelStateDesc="Up")
+            await observer.answer(call.channel_id)
             ended = await observer.session.action("Hangup", f"Channel: {call.channel_id}")
             assert b"Response: Success" in ended
-            await observer.until("Hangup", Uniqueid=call.channel_id)
+            for leg in (call.channel_id, f"{call.channel_id};2"):
+                await observer.until("Hangup", Uniqueid=leg)
             async with successor(site, producer):
                 result = await call.watch.result()
                 assert (result["state"], result["error"]["code"]) == ("unknown", "worker-lost")
@@ -172,11 +181,11 @@ async def test_a_stop_waits_for_the_outcome_of_a_call(site: Site) -> None:
 
 @both
 async def test_what_a_worker_held_and_had_not_begun_is_sent_once(site: Site, number: signal.Signals) -> None:
-    # ten seconds between calls: the first one is sent, the others are taken and wait for their turn
+    # a hundred seconds between calls: the first one is sent, the others are taken and wait for their turn
     server = f"held-{number.name}"
     async with (
         observing(site.asterisk) as observer,
-        site.serving(server, rate_calls="0.1") as (producer, worker),
+        site.serving(server, rate_calls="0.01") as (producer, worker),
     ):
         ids = [new_id("held") for _ in range(5)]
         for action_id in ids:
@@ -186,12 +195,12 @@ async def test_what_a_worker_held_and_had_not_begun_is_sent_once(site: Site, num
         await end(worker, number)
         async with successor(site, producer):
             for action_id in ids:
-                await eventually(lambda: _ended(producer, action_id), f"{action_id} is over")  # noqa: B023
+                await eventually(lambda: is_settled_and_over(producer, action_id), action_id)  # noqa: B023
             for action_id in ids:
                 await observer.until("Hangup", Uniqueid=PlacedCall.id_of(producer, action_id))
         counts = [len(observer.named("Newchannel", Uniqueid=PlacedCall.id_of(producer, each))) for each in ids]
         records = [await producer.record(action_id) for action_id in ids]
-        assert (await producer.queued(), await producer.pending()) == (0, 0)
+        assert await is_idle(producer)
     assert counts == [1] * len(ids)
     assert [record["state"] for record in records] == ["done"] * len(ids)
     assert [record["epoch"] for record in records] == ["1", "2", "2", "2", "2"]
@@ -202,10 +211,6 @@ async def test_what_a_worker_held_and_had_not_begun_is_sent_once(site: Site, num
 
 async def _holds(producer: Producer, count: int) -> bool:
     return (await producer.queued(), await producer.pending()) == (count, count)
-
-
-async def _ended(producer: Producer, action_id: str) -> bool:
-    return (await producer.record(action_id)).get("call") == "ended"
 
 
 async def test_only_one_worker_of_a_server_serves(site: Site) -> None:

@@ -47,7 +47,7 @@ async def test_a_secret_that_becomes_wrong_is_no_reason_to_end(site: Site) -> No
         path.write_text(path.read_text().replace(own.users["amibus-events"], "another-one"))
         await own.start()
         await eventually(lambda: _refused(worker), "the login is refused")
-        assert (await producer.heartbeat())["state"] == "asterisk-away"
+        await worker.until("asterisk-away", producer)
         # what is queued waits, and says so by its deadline
         result = await producer.ask("Ping", "Bus-Deadline", "+0.5")
         assert result["state"] == "expired"

@@ -13,7 +13,7 @@ ANSWERING = "Local/101@default"
 TONE = "Local/tone@default"
 """It answers with a tone: something to record."""
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 
 @asynccontextmanager
@@ -30,12 +30,17 @@ async def calling(pbx: Server, channel: str = ANSWERING) -> AsyncIterator[Call]:
 async def end(pbx: Server, *calls: Call) -> None:
     """Hang them up, whatever has become of them."""
     for call in calls:
-        for uniqueid in (call.channel_id, f"{call.channel_id};2"):
-            if uniqueid in await live(pbx):
-                try:
-                    await pbx.hangup(uniqueid, urgent=True, timeout=TIMEOUT_S)
-                except ActionFailed:
-                    assert uniqueid not in await live(pbx)
+        await hang_up(pbx, call.channel_id, f"{call.channel_id};2")
+
+
+async def hang_up(pbx: Server, *uniqueids: str) -> None:
+    """Hang up those of these channels that are still there: one may go because another did."""
+    for uniqueid in uniqueids:
+        if uniqueid in await live(pbx):
+            try:
+                await pbx.hangup(uniqueid, urgent=True, timeout=TIMEOUT_S)
+            except ActionFailed:
+                assert uniqueid not in await live(pbx)
 
 
 async def live(pbx: Server) -> dict[str, Channel]:
@@ -88,6 +93,4 @@ async def talking(pbx: Server, exten: str = "110") -> AsyncIterator[Pair]:
 
         caller, called = await eventually(bridged, "two talk")
         yield Pair(call, caller, called)
-        for uniqueid in (called.uniqueid, caller.uniqueid):
-            if uniqueid in await live(pbx):
-                await pbx.hangup(uniqueid, timeout=TIMEOUT_S)
+        await hang_up(pbx, called.uniqueid, caller.uniqueid)

@@ -194,6 +194,10 @@ async def test_local_channels_make_way(pbx: Server) -> None:
         async def optimised(heard: Heard) -> bool:
             return bool(heard.named("LocalOptimizationEnd"))
 
+        async def two_are_together(heard: Heard) -> bool:
+            found = [leg.bridge_id for leg in heard.call.legs if leg.bridge_id]
+            return len(found) == 2 and len(set(found)) == 1
+
         for heard in (one, other):
             await eventually(lambda heard=heard: optimised(heard), "a Local channel made way")  # type: ignore[misc]
             [event] = heard.named("LocalOptimizationEnd")
@@ -204,9 +208,7 @@ async def test_local_channels_make_way(pbx: Server) -> None:
             # those behind it are in one bridge now, each of its own call
             alive = {leg.uniqueid for leg in heard.call.legs} & set(await live(pbx))
             assert len(alive) == 4
-            together = [leg.bridge_id for leg in heard.call.legs if leg.bridge_id]
-            assert len(together) == 2
-            assert len(set(together)) == 1
+            await eventually(lambda heard=heard: two_are_together(heard), "two are in one bridge")  # type: ignore[misc]
     assert not one.legs & other.legs
     assert len(one.legs) == len(other.legs) == 6
 

@@ -75,7 +75,7 @@ async def test_early_media_counts_as_an_answer(pbx: Server) -> None:
             "Local/progress@default",
             "200",
             early_media=early_media,
-            ring_s=2,
+            ring_s=20 if early_media else 1,
             timeout=TIMEOUT_S,
         )
         result = await call.result(timeout=TIMEOUT_S, raise_on_failure=False)

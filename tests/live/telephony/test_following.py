@@ -8,9 +8,10 @@ import pytest
 
 from broker import ActionFailed, ActionRejected, BusEvent, Disposition, FollowedCall, Server
 from broker.sync import Bus as BlockingBus
+from tests.live.frail import named
 from tests.live.harness import Site, eventually
 from tests.live.observer import Observer, observing
-from tests.live.producer import Producer, new_id
+from tests.live.producer import Message, Producer, new_id
 from tests.live.telephony.calls import TIMEOUT_S, live, until_gone, until_in
 
 UP = ("Application: Wait", "Data: 300")
@@ -39,6 +40,17 @@ async def until_up(pbx: Server, uniqueid: str) -> None:
     await eventually(look, f"{uniqueid} is up")
 
 
+async def until_told(site: Site, pbx: Server, uniqueid: str) -> None:
+    """Wait until the bus has published how the dialling went: whoever follows from then on does not hear of it."""
+
+    async def look() -> bool:
+        events = named(await producer.events(), "OriginateResponse")
+        return uniqueid in [event["headers"]["Uniqueid"] for event in events]
+
+    async with Producer(site.redis.url, pbx.name) as producer:
+        await eventually(look, f"it is told how the dialling of {uniqueid} went")
+
+
 async def all_of(call: FollowedCall) -> list[BusEvent]:
     """Its events, to its end."""
     return [event async for event in call.events()]
@@ -47,6 +59,7 @@ async def all_of(call: FollowedCall) -> list[BusEvent]:
 async def test_from_the_middle_to_the_end(pbx: Server, site: Site) -> None:
     async with foreign(site, "Local/101@default") as (_, uniqueid):
         await until_up(pbx, uniqueid)
+        await until_told(site, pbx, uniqueid)
         call = await pbx.follow(uniqueid, timeout=TIMEOUT_S)
         assert {leg.uniqueid for leg in call.legs} == {uniqueid, f"{uniqueid};2"}
         assert call.channel == (await live(pbx))[uniqueid].name
@@ -71,7 +84,7 @@ async def test_it_rings_and_is_answered_or_not(pbx: Server, site: Site) -> None:
         call = await pbx.follow(uniqueid, timeout=TIMEOUT_S)
         assert (await call.answered(TIMEOUT_S)).is_answered
         call.close()
-    async with foreign(site, "Local/30@ring", *UP, "Timeout: 1500") as (_, uniqueid):
+    async with foreign(site, "Local/30@ring", *UP, "Timeout: 5000") as (_, uniqueid):
         call = await pbx.follow(uniqueid, timeout=TIMEOUT_S)
         outcome = await call.answered(TIMEOUT_S)
         assert outcome.disposition in (Disposition.NO_ANSWER, Disposition.FAILED)
@@ -146,11 +159,15 @@ async def test_the_time_limit(pbx: Server, site: Site) -> None:
         await channel.event("BusFollowEnded", Uniqueid=uniqueid, reason="time-limit")
         await producer.ask("Hangup", "Channel", uniqueid)
         await observer.until("Hangup", Uniqueid=uniqueid)
+
+        async def hangups() -> list[Message]:
+            events = named(await producer.events(), "Hangup")
+            return [event for event in events if event["headers"]["Uniqueid"] == uniqueid]
+
         # it is on the stream, and was not on the channel
-        await producer.ask("Ping")
-        hangups = [event for event in await producer.events() if event["headers"].get("Uniqueid") == uniqueid]
-        assert hangups[-1]["name"] != "BusFollowEnded"
-        assert hangups[-1].get("calls", []) == []
+        [hangup] = await eventually(hangups, "its Hangup is on the stream")
+        assert hangup.get("calls", []) == []
+        await channel.drain(producer)
         assert "Hangup" not in channel.names
 
 

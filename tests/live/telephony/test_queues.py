@@ -60,7 +60,11 @@ async def test_a_caller_waits(pbx: Server) -> None:
         ]  # fmt: skip
         assert found.callers[0].channel == (await live(pbx))[first.channel_id].name
         assert 0 <= found.callers[0].wait_s < 30
-    assert (await queue(pbx, "sales")).callers == ()
+
+    async def nobody_waits() -> bool:
+        return (await queue(pbx, "sales")).callers == ()
+
+    await eventually(nobody_waits, "both have left")
 
 
 async def test_a_member_is_added_and_removed(pbx: Server, site: Site) -> None:

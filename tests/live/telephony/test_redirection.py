@@ -27,8 +27,7 @@ async def test_both_legs_to_one_place(pbx: Server) -> None:
         await pbx.redirect(pair.caller.uniqueid, "601", other=pair.called.uniqueid, timeout=TIMEOUT_S)
         for uniqueid in (pair.caller.uniqueid, pair.called.uniqueid):
             await until_in(pbx, uniqueid, "ConfBridge")
-        members = await pbx.conference("601").members(timeout=TIMEOUT_S)
-        assert {member.uniqueid for member in members} == {pair.caller.uniqueid, pair.called.uniqueid}
+        await until_members(pbx, "601", pair.caller.uniqueid, pair.called.uniqueid)
 
 
 async def test_both_legs_each_to_its_own(pbx: Server) -> None:
@@ -44,7 +43,17 @@ async def test_into_a_conference(pbx: Server) -> None:
     async with calling(pbx) as call:
         await call.redirect("602", timeout=TIMEOUT_S)
         await until_in(pbx, call.channel_id, "ConfBridge", "602")
-        assert [each.uniqueid for each in await pbx.conference("602").members(timeout=TIMEOUT_S)] == [call.channel_id]
+        await until_members(pbx, "602", call.channel_id)
+
+
+async def until_members(pbx: Server, conference: str, *uniqueids: str) -> None:
+    """Wait until these are in the conference, and nobody else: a channel runs ConfBridge a moment before it is in."""
+
+    async def look() -> bool:
+        members = await pbx.conference(conference).members(timeout=TIMEOUT_S)
+        return sorted(member.uniqueid for member in members) == sorted(uniqueids)
+
+    await eventually(look, f"{uniqueids} are in {conference}")
 
 
 async def test_to_an_outside_line(pbx: Server) -> None:
