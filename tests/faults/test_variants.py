@@ -12,7 +12,7 @@ from broker import scripts
 from tests.faults.breaking import rewrite, rewrite_script
 from tests.faults.history import check
 from tests.faults.mishaps import barred_here
-from tests.faults.scenes import CAUGHT, ENOUGH, SCENES, Scene, play
+from tests.faults.scenes import CAUGHT, ENOUGH, GOOD_DAY, SCENES, Scene, play
 from tests.faults.variants import VARIANTS
 from tests.faults.world import World
 from tests.servers import KINDS, need
@@ -24,7 +24,7 @@ KIND_OF = {name: KINDS[number % len(KINDS)] for number, name in enumerate(CAUGHT
 
 
 class Worlds:
-    """One world of each kind and layout, made when it is first wanted."""
+    """One world of each kind and layout, made when it is first wanted, and anew when a round has failed in it."""
 
     def __init__(self, stack: AsyncExitStack) -> None:
         self._stack = stack
@@ -36,6 +36,8 @@ class Worlds:
         if why := barred_here().get(scene.needs):
             (pytest.fail if os.environ.get("CI") else pytest.skip)(why)
         key = kind, scene.layout
+        if key in self._worlds and not self._worlds[key].is_clean:
+            await self._worlds.pop(key).close()
         if key not in self._worlds:
             world = World(kind, 1, layout=scene.layout, small_disks=True, clocks=True)
             self._worlds[key] = await self._stack.enter_async_context(world)
@@ -65,6 +67,18 @@ async def test_one_guard_of_two_suffices(worlds: Worlds, variant: str) -> None:
 async def test_the_same_scenes_pass_unbroken(worlds: Worlds, kind: str, scene: Scene) -> None:
     history = await play(await worlds.of(kind, scene), scene)
     assert [str(violation) for violation in check(history)] == []
+
+
+async def test_a_world_in_which_a_round_has_failed_is_left(worlds: Worlds) -> None:
+    left = await worlds.of("redis", GOOD_DAY)
+    with pytest.raises(ZeroDivisionError):
+        async with left.round(1):
+            raise ZeroDivisionError
+    world = await worlds.of("redis", GOOD_DAY)
+    assert world is not left
+    assert not left.directory.exists()
+    assert check(await play(world, GOOD_DAY)) == []
+    assert await worlds.of("redis", GOOD_DAY) is world
 
 
 async def test_every_variant_is_to_be_caught_or_shown_to_be_harmless() -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from tests.faults import nursery
 from tests.faults.history import CLOCKS_S, History, check
 from tests.faults.kill_points import Orders
 from tests.faults.world import World
@@ -116,6 +117,32 @@ async def test_what_a_zombie_reads_is_not_stranded(world: World) -> None:
         holder.send(signal.SIGCONT)
         history = await running.finish()
     assert check(history) == []
+
+
+async def test_a_worker_that_does_not_end_is_told_and_no_round_after_it_finds_any(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nursery, "DEADLINE_S", 5.0)
+    async with world.round(11, workers=2, hosts=2) as running:
+        await running.serving()
+        running.server.present.send(signal.SIGSTOP)
+    assert [slot.present.is_over for slot in world.slots] == [True, True]
+    assert [" was asked to end, and did not: " in words for words in world.crashes] == [True]
+    assert check(await discover(world)) == []
+
+
+async def test_a_round_that_fails_leaves_no_worker_and_says_what_they_said(world: World) -> None:
+    async def fail() -> None:
+        async with world.round(12, workers=2, hosts=2) as running:
+            await running.serving()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) as failed:
+        await fail()
+    assert [slot.present.is_over for slot in world.slots] == [True, True]
+    assert not world.is_clean
+    assert [note.partition(" said last")[0] for note in failed.value.__notes__] == ["w0", "w1"]
+    assert "lease taken" in failed.value.__notes__[0]
 
 
 def test_orders_are_read_as_they_are_given() -> None:

@@ -29,6 +29,7 @@ from tests.faults.observer import Observer, connect
 from tests.faults.producer import Producer, Wishes
 from tests.faults.proxy import Proxy
 from tests.faults.redis_side import ALONE, make_redis_side
+from tests.faults.slot import Slot
 from tests.servers import RedisServer
 from tests.workers.worker_process import EVENTS_SECRET, SECRET, SERVER
 
@@ -37,18 +38,10 @@ POLL_S: Final = 0.01
 SETTLE_DEADLINE_S: Final = 25.0
 """After the last cure so much time at most may pass until one more of all that was queued has its fate."""
 
-UNUSABLE: Final = 78
-"""How a worker ends that only an operator can help."""
-
 JOURNAL_HELD: Final = "the journal was held by another process: it was killed"
-
-TOLD_TWICE: Final = "second signal: ending at once"
 
 NUDGE_S: Final = 1.0
 """So often Asterisk says something while the last calls are waited for: a real one is never silent."""
-
-RESTART_S: Final = 0.2
-"""A service manager waits before it starts such a one again."""
 
 _FREE = (
     "local lease = redis.call('GET', KEYS[1]) "
@@ -86,81 +79,6 @@ class AsteriskSide(Side):
         return [write for write in writes if not (write.action_id or "0-").startswith("0-")], since + len(data)
 
 
-class Slot:
-    """A place for one worker after the other: same host directory, a new life whenever the last has ended."""
-
-    def __init__(self, world: "World", number: int, host: Host) -> None:
-        self.name = f"w{number}"
-        self.host = host
-        self.orders = Orders()
-        """Of the next life; those after it live without."""
-        self.life: Life | None = None
-        self.lives = 0
-        self.kills = 0
-        self.is_quick = True
-        """The lease of the dead is freed at once."""
-        self._world = world
-        self._keeping: asyncio.Task[None] | None = None
-        self._birth = asyncio.Lock()
-
-    async def begin(self) -> None:
-        """Start the first life, and keep starting the next."""
-        await self._live()
-        self._keeping = asyncio.create_task(self._keep(), name=f"keep {self.name}")
-
-    async def end(self) -> None:
-        """Let nobody live here any more: the last one is asked to end, and must do so in good order."""
-        if self._keeping is not None:
-            async with self._birth:  # in the middle of it nobody would know of the child
-                self._keeping.cancel()
-            await asyncio.gather(self._keeping, return_exceptions=True)
-        if self.life is not None and not self.life.is_over:
-            self._judge(self.life, await self.life.terminate())
-
-    @property
-    def present(self) -> Life:
-        """The life that is lived, or was last."""
-        assert self.life is not None
-        return self.life
-
-    @property
-    def is_up(self) -> bool:
-        """Whether a worker lives here, and is not stopped."""
-        return self.life is not None and not self.life.is_over and not self.life.is_stopped
-
-    async def _live(self) -> None:
-        orders, self.orders = self.orders, replace(self.orders, point="", visit=1, how="kill", loop="uvloop")
-        self.life = await self.host.start(self.name, self._world.environment(self.host), orders)
-        self.lives += 1
-
-    async def _keep(self) -> None:
-        while True:
-            life = self.present
-            code = await asyncio.shield(life.ended)
-            self._judge(life, code)
-            if code == UNUSABLE:
-                await asyncio.sleep(RESTART_S)
-            if self.is_quick:
-                await self._world.free_lease(life.pid)
-            async with self._birth:
-                await self._live()
-
-    def _judge(self, life: Life, code: int) -> None:
-        self.kills += code == -signal.SIGKILL
-        if code == -signal.SIGKILL and not life.is_condemned:
-            self._world.killed.append(life)
-            return  # by whom, `unasked` tells in the end
-        if code == -signal.SIGTERM:
-            return  # so early that it had not begun to listen to signals
-        if code == UNUSABLE and self.host.was_full and any("is full" in line["event"] for line in life.lines()):
-            return  # there was no room for the journal, and it said so
-        if code == 1 and any(line["event"] == TOLD_TWICE for line in life.lines()):
-            return  # by a fault, and then by the round's end
-        if code != 0 and code != -signal.SIGKILL:
-            last = list(life.lines())[-3:]
-            self._world.crashes.append(f"{life.name} (pid {life.pid}) ended with {code}: {last}")
-
-
 class World:
     """Use it as `async with`; nothing of it is left afterwards, unless `keep` is set: then its directory is."""
 
@@ -183,6 +101,8 @@ class World:
         """What was done to it, counted by its effect, as far as no proxy counts it."""
         self._hosts_as = {"is_small": small_disks, "is_stepped": clocks}
         self.slots: list[Slot] = []
+        self.is_clean = True
+        """Nothing is left in it of a round, as it may be of one that has failed: another one would find it."""
         self._stack = AsyncExitStack()
         self.since = 0
         """Where this round begins in the journal of what Asterisk got."""
@@ -208,6 +128,12 @@ class World:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Leave nothing of it."""
+        for slot in self.slots:
+            slot.abandon()
         for client in self._clients:
             await client.aclose()
         await self._stack.aclose()
@@ -236,6 +162,7 @@ class World:
     ) -> AsyncIterator["Round"]:
         """An empty Redis, fresh host directories, and workers; they are ended with it. `first`: orders of the first."""
         self._rounds += 1
+        self.is_clean = False
         self.crashes, self.killed = [], []
         for log in self.directory.glob("w*.log"):
             log.unlink()
@@ -249,24 +176,35 @@ class World:
         self.slots = [Slot(self, number, self.hosts[number % hosts]) for number in range(workers)]
         async with Observer(self.redis.url, self.keys) as observer:
             running = Round(self, seed, observer)
-            try:
+            async with self._ending():
                 for slot in self.slots:
                     slot.orders = (slot is self.slots[0] and first) or self.orders()
                     await slot.begin()
                     if slot is not self.slots[-1]:
                         await running.serving()  # the others stand by
                 yield running
-            except BaseException as error:
-                for words in self.crashes[-3:]:
-                    error.add_note(words)
-                for slot in self.slots:
-                    if slot.life is not None:
-                        slot.life.is_condemned = True
-                        slot.life.send(signal.SIGKILL)
-                raise
-            finally:
-                for slot in self.slots:
-                    await slot.end()
+        self.is_clean = True
+
+    @asynccontextmanager
+    async def _ending(self) -> AsyncIterator[None]:
+        """Afterwards nobody lives in the slots any more. What has gone wrong is told with what was heard of them."""
+        try:
+            yield
+        except BaseException as error:
+            for words in self.crashes[-3:]:
+                error.add_note(words)
+            for slot in self.slots:
+                error.add_note(f"{slot.name} said last: {slot.last_words}")
+                slot.abandon()
+            raise
+        finally:
+            await self.end_slots()
+
+    async def end_slots(self) -> None:
+        """End the workers, one after the other, each whatever becomes of those before it."""
+        async with AsyncExitStack() as stack:
+            for slot in reversed(self.slots):
+                stack.push_async_callback(slot.end)
 
     def orders(self, **changes: Any) -> Orders:
         """Orders for a life in this world."""
@@ -428,8 +366,7 @@ class Round:
         world = self.world
         await world.heal()
         await self.settled()
-        for slot in world.slots:
-            await slot.end()
+        await world.end_slots()
         return await self._history()
 
     async def _history(self) -> History:
