@@ -57,6 +57,26 @@ async def test_late_response_delays_all_behind_it(asterisk: SimulatedAsterisk, c
     assert asyncio.get_running_loop().time() - before >= 0.1
 
 
+async def test_a_held_response_is_sent_on_resume_and_those_behind_it_with_it(
+    asterisk: SimulatedAsterisk, client: RawClient
+) -> None:
+    asterisk.faults.hold_response("p1")
+    client.send("Action: Ping", "ActionID: p1")
+    client.send("Action: Ping", "ActionID: p2")
+    await becomes(lambda: asterisk.write_counts() == {"p1": 1})
+    async with RawClient(asterisk.port) as other:  # the others go on
+        await other.login()
+        other.send("Action: Ping", "ActionID: p3")
+        await other.until(r"ActionID: p3\r\n")
+    with pytest.raises(TimeoutError):
+        await client.until("ActionID", deadline_s=0.05)
+    asterisk.faults.resume()
+    messages = parse(await client.until(r"ActionID: p2\r\n.*?\r\n\r\n"))
+    assert [value(each, "ActionID") for each in messages] == ["p1", "p2"]
+    client.send("Action: Ping", "ActionID: p1")
+    await client.until(r"ActionID: p1\r\nPing: Pong")
+
+
 async def test_an_error_instead_of_the_action(asterisk: SimulatedAsterisk, client: RawClient) -> None:
     asterisk.faults.answer_error("Setvar")
     (answer,) = await client.ask("Action: Setvar", "Variable: v", "Value: 1")

@@ -12,6 +12,7 @@ class Fault(Enum):
 
     LOSE = "executed, its response never sent"
     LATE = "executed, its response (and all behind it on the session) sent late"
+    HELD = "executed, its response (and all behind it on the session) sent when the script resumes"
     ERROR = "not executed, answered with an Error"
     MISORDER = "executed, its response sent after the next action's"
     DROP_UNREAD = "the connection dropped, the action neither executed nor recorded"
@@ -58,6 +59,8 @@ class Faults:
     rules: list[Rule] = field(default_factory=list)
     reading: bool = field(default=True, init=False)
     writing: bool = field(default=True, init=False)
+    held: list[Callable[[], None]] = field(default_factory=list, init=False, repr=False)
+    """Says each response that waits for `resume`."""
     on_resume: list[Callable[[], None]] = field(default_factory=list, init=False, repr=False)
 
     def lose_response(self, action: str = "*", *, nth: int = 1, times: int = 1) -> Rule:
@@ -65,6 +68,9 @@ class Faults:
 
     def delay_response(self, action: str = "*", *, seconds: float, nth: int = 1, times: int = 1) -> Rule:
         return self._add(Rule(Fault.LATE, action, nth, times, seconds=seconds))
+
+    def hold_response(self, action: str = "*", *, nth: int = 1, times: int = 1) -> Rule:
+        return self._add(Rule(Fault.HELD, action, nth, times))
 
     def answer_error(
         self, action: str = "*", *, message: str = "Asterisk is shutting down", nth: int = 1, times: int = 1
@@ -87,8 +93,11 @@ class Faults:
         self.reading = self.writing = False
 
     def resume(self) -> None:
-        """Undo `stop_reading` and `freeze`: what had waited is handled now."""
+        """Undo `stop_reading`, `freeze` and `hold_response`: what had waited is handled now."""
         self.reading = self.writing = True
+        held, self.held = self.held, []
+        for deliver in held:
+            deliver()
         for resume in list(self.on_resume):
             resume()
 

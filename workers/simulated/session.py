@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from workers.simulated.faults import Fault, Rule
@@ -108,6 +109,8 @@ class Session(asyncio.Protocol):
             self._deliver(text)
         elif rule.fault is Fault.LATE:
             self._loop.call_later(rule.seconds, self._deliver, text)
+        elif rule.fault is Fault.HELD:
+            self.asterisk.faults.held.append(partial(self._deliver, text))
         elif rule.fault is Fault.LOSE:
             self._deliver("")
         elif rule.fault is Fault.MISORDER:
