@@ -75,6 +75,15 @@ class Asking(ABC):
         """Put an action on the queue, listening to it from before it is there."""
 
 
+def known(options: Options) -> Options:
+    """The options of a typed call, none of which is a misspelt name: `request` would take that for a header, which
+    Asterisk would ignore. Raises `TypeError`, as any function does."""
+    for name in options:
+        if name not in Options.__annotations__:
+            raise TypeError(f"unexpected keyword argument {name!r}")
+    return options
+
+
 async def items_of(
     asking: Asking,
     action: str,
@@ -90,7 +99,7 @@ async def items_of(
     its `result.events`.
     """
     try:
-        result = await asking.request(action, headers=headers, **options)
+        result = await asking.request(action, headers=headers, **known(options))
     except ActionFailed as error:
         if _begins_with_any(error.result.error_message or "", empty):
             return []

@@ -5,7 +5,7 @@ from typing import Self, Unpack
 
 from broker.ami import Headers
 from broker.telephony.arguments import cause_code, channel_name, given
-from broker.telephony.asking import Asking, Options, items_of
+from broker.telephony.asking import Asking, Options, items_of, known
 from broker.telephony.reading import number, person, seconds, text
 
 
@@ -88,7 +88,7 @@ class Channels(Asking):
 
         AMI: Hangup (16 to 22; class `call` or `system`).
         """
-        await self.request("Hangup", Channel=channel_name(channel), Cause=cause_code(cause), **options)
+        await self.request("Hangup", Channel=channel_name(channel), Cause=cause_code(cause), **known(options))
 
     async def getvar(self, name: str, channel: str | None = None, **options: Unpack[Options]) -> str:
         """A variable of a channel, or a global one; empty if it is not set. A dialplan function is evaluated.
@@ -99,7 +99,7 @@ class Channels(Asking):
         AMI: Getvar (16 to 22; class `call` or `reporting`).
         """
         where = None if channel is None else channel_name(channel)
-        result = await self.request("Getvar", Variable=given("name", name), Channel=where, **options)
+        result = await self.request("Getvar", Variable=given("name", name), Channel=where, **known(options))
         return "" if result.response is None else result.response.get("Value", "")
 
     async def setvar(
@@ -113,4 +113,4 @@ class Channels(Asking):
         """
         # An empty Channel would mean all: it sets a global variable.
         where = None if channel is None else channel_name(channel)
-        await self.request("Setvar", Variable=given("name", name), Value=value, Channel=where, **options)
+        await self.request("Setvar", Variable=given("name", name), Value=value, Channel=where, **known(options))

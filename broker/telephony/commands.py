@@ -3,7 +3,7 @@
 from typing import Unpack
 
 from broker.telephony.arguments import given
-from broker.telephony.asking import Asking, Options
+from broker.telephony.asking import Asking, Options, known
 
 
 class Commands(Asking):
@@ -18,4 +18,4 @@ class Commands(Asking):
 
         AMI: Command (16 to 22; class `command`).
         """
-        return (await self.request("Command", Command=given("line", line), **options)).output
+        return (await self.request("Command", Command=given("line", line), **known(options))).output

@@ -5,7 +5,7 @@ from typing import Final, Self, Unpack
 
 from broker.ami import Headers
 from broker.telephony.arguments import channel_name, file_name, given
-from broker.telephony.asking import Asking, Options, items_of
+from broker.telephony.asking import Asking, Options, items_of, known
 from broker.telephony.reading import count, is_true, person, seconds, text
 
 _NOBODY: Final = ("No active conferences", "No Conference by that name found")
@@ -158,7 +158,7 @@ class Conference:
         AMI: ConfbridgeStartRecord (16 to 22; class `system`, which `deploy/manager.conf` does not give).
         """
         asked = {"Conference": self.name, "RecordFile": None if file is None else file_name(file)}
-        await self._asking.request("ConfbridgeStartRecord", headers=asked, **options)
+        await self._asking.request("ConfbridgeStartRecord", headers=asked, **known(options))
 
     async def stop_recording(self, **options: Unpack[Options]) -> None:
         """End the recording. Raises `ActionFailed` if there is none.
@@ -169,7 +169,7 @@ class Conference:
 
     async def _do(self, action: str, channel: str | None, options: Options) -> None:
         member = None if channel is None else channel_name(channel)
-        await self._asking.request(action, Conference=self.name, Channel=member, **options)
+        await self._asking.request(action, Conference=self.name, Channel=member, **known(options))
 
 
 class Conferences(Asking):

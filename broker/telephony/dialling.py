@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Final, Unpack
 
 from broker.entry import printable
 from broker.telephony.arguments import given, milliseconds, one_line, refused
-from broker.telephony.asking import Asking, Options
+from broker.telephony.asking import Asking, Options, known
 
 if TYPE_CHECKING:
     from broker.call import Call
@@ -83,7 +83,7 @@ class Dialling(Asking):
             Codecs=",".join(codecs) or None,
             ChannelId=channel_id,
             OtherChannelId=other_channel_id,
-            **options,
+            **known(options),
         )
 
 

@@ -5,7 +5,7 @@ from typing import Self, Unpack
 
 from broker.ami import Headers
 from broker.telephony.arguments import given
-from broker.telephony.asking import Asking, Options, items_of
+from broker.telephony.asking import Asking, Options, items_of, known
 from broker.telephony.reading import count, text
 
 
@@ -66,7 +66,7 @@ class Mailboxes(Asking):
         AMI: MailboxCount (16 to 22; class `call` or `reporting`), which counts nothing without a voicemail module.
         """
         whole = f"{given('name', name)}@{given('context', context)}"
-        headers = (await self.request("MailboxCount", Mailbox=whole, **options)).response or Headers([])
+        headers = (await self.request("MailboxCount", Mailbox=whole, **known(options))).response or Headers([])
         return Mailbox(
             name=name,
             context=context,

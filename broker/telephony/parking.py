@@ -7,7 +7,7 @@ from typing import Final, Self, Unpack
 from broker.ami import Headers
 from broker.errors import ResultTimeout
 from broker.telephony.arguments import channel_name, given, milliseconds, refused
-from broker.telephony.asking import Options, items_of
+from broker.telephony.asking import Options, items_of, known
 from broker.telephony.reading import number, person, seconds, text
 from broker.telephony.redirection import Redirection
 
@@ -134,7 +134,7 @@ class Parking(Redirection):
             Timeout=milliseconds("stay_s", stay_s),
             AnnounceChannel=None if announce_to is None else channel_name(announce_to, "announce_to"),
             TimeoutChannel=None if back_to is None else channel_name(back_to, "back_to"),
-            **options,
+            **known(options),
         )
         options.pop("action_id", None)
         wanted = channel.lower()

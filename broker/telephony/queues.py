@@ -5,7 +5,7 @@ from typing import Final, Self, Unpack
 
 from broker.ami import Headers
 from broker.telephony.arguments import given, refused
-from broker.telephony.asking import Asking, Options, items_of
+from broker.telephony.asking import Asking, Options, items_of, known
 from broker.telephony.reading import count, decimal, is_true, number, text
 
 _ITEMS: Final = ("QueueParams", "QueueMember", "QueueEntry")
@@ -192,7 +192,7 @@ class Queues(Asking):
             Penalty=penalty,
             Paused=paused,
             StateInterface=state_interface,
-            **options,
+            **known(options),
         )
 
     async def remove_queue_member(self, queue: str, interface: str, **options: Unpack[Options]) -> None:
@@ -202,7 +202,7 @@ class Queues(Asking):
         AMI: QueueRemove (16 to 22; class `agent`).
         """
         await self.request(
-            "QueueRemove", Queue=given("queue", queue), Interface=given("interface", interface), **options
+            "QueueRemove", Queue=given("queue", queue), Interface=given("interface", interface), **known(options)
         )
 
     async def pause_queue_member(
@@ -225,7 +225,7 @@ class Queues(Asking):
             Paused=paused,
             Queue=queue if queue is None else given("queue", queue),
             Reason=reason,
-            **options,
+            **known(options),
         )
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, Unpack
 
 from broker.telephony.arguments import channel_name, file_name, given
-from broker.telephony.asking import Asking, Options
+from broker.telephony.asking import Asking, Options, known
 
 _ID_VARIABLE: Final = "AMIBUS_RECORDING"
 """The channel variable in which MixMonitor leaves the id of the recording begun last, for its answer to hold it."""
@@ -59,7 +59,7 @@ class Recordings(Asking):
             Channel=channel_name(channel),
             File=file_name(file),
             Options=f"{flags}i({_ID_VARIABLE})",
-            **options,
+            **known(options),
         )
         answer = result.response
         return Recording(channel, file, "" if answer is None else answer.get("MixMonitorID", ""))
@@ -74,7 +74,9 @@ class Recordings(Asking):
         AMI: StopMixMonitor (16 to 22; module app_mixmonitor.so; class `call` or `system`).
         """
         wanted = recording.id if isinstance(recording, Recording) else recording
-        await self.request("StopMixMonitor", Channel=channel_name(channel), MixMonitorID=wanted or None, **options)
+        await self.request(
+            "StopMixMonitor", Channel=channel_name(channel), MixMonitorID=wanted or None, **known(options)
+        )
 
     async def mute_recording(
         self, channel: str, muted: bool = True, *, side: Side = "both", **options: Unpack[Options]
@@ -87,7 +89,11 @@ class Recordings(Asking):
         """
         direction = {"both": "both", "heard": "write", "spoken": "read"}[side]
         await self.request(
-            "MixMonitorMute", Channel=channel_name(channel), Direction=direction, State=1 if muted else 0, **options
+            "MixMonitorMute",
+            Channel=channel_name(channel),
+            Direction=direction,
+            State=1 if muted else 0,
+            **known(options),
         )
 
     async def monitor(
@@ -106,7 +112,7 @@ class Recordings(Asking):
             File=given("file", file),
             Format=given("file_format", file_format),
             Mix=True if mix else None,
-            **options,
+            **known(options),
         )
 
     async def stop_monitor(self, channel: str, **options: Unpack[Options]) -> None:
@@ -114,4 +120,4 @@ class Recordings(Asking):
 
         AMI: StopMonitor (16 to 20; module res_monitor.so, class `call`).
         """
-        await self.request("StopMonitor", Channel=channel_name(channel), **options)
+        await self.request("StopMonitor", Channel=channel_name(channel), **known(options))

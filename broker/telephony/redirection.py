@@ -3,7 +3,7 @@
 from typing import Unpack
 
 from broker.telephony.arguments import channel_name, given, refused
-from broker.telephony.asking import Options
+from broker.telephony.asking import Options, known
 from broker.telephony.channels import Channels
 
 
@@ -56,7 +56,7 @@ class Redirection(Channels):
             ExtraExten=other_exten,
             ExtraContext=(other_context or context) if elsewhere else None,
             ExtraPriority=(1 if other_priority is None else other_priority) if elsewhere else None,
-            **options,
+            **known(options),
         )
 
     async def transfer(self, channel: str, exten: str, context: str = "default", **options: Unpack[Options]) -> None:
@@ -67,7 +67,7 @@ class Redirection(Channels):
         AMI: BlindTransfer (16 to 22; class `call`).
         """
         asked = {"Channel": channel_name(channel), "Exten": given("exten", exten), "Context": given("context", context)}
-        await self.request("BlindTransfer", headers=asked, **options)
+        await self.request("BlindTransfer", headers=asked, **known(options))
 
     async def bridge(self, channel: str, other: str, *, tone: bool = False, **options: Unpack[Options]) -> None:
         """Connect two live channels with each other, wherever they are now; with `tone` both hear a beep.
@@ -82,4 +82,4 @@ class Redirection(Channels):
         others.pop("action_id", None)  # it is that of the Bridge
         first = await self.getvar("CHANNEL", channel, **others)
         second = await self.getvar("CHANNEL", channel_name(other, "other"), **others)
-        await self.request("Bridge", Channel1=first, Channel2=second, Tone="Both" if tone else None, **options)
+        await self.request("Bridge", Channel1=first, Channel2=second, Tone="Both" if tone else None, **known(options))

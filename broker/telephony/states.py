@@ -5,7 +5,7 @@ from typing import Final, Self, Unpack
 
 from broker.ami import Headers
 from broker.telephony.arguments import given
-from broker.telephony.asking import Asking, Options, items_of
+from broker.telephony.asking import Asking, Options, items_of, known
 from broker.telephony.reading import count, number, text
 
 _IN_USE: Final = 1
@@ -123,7 +123,7 @@ class States(Asking):
         AMI: ExtensionState (16 to 22; class `call` or `reporting`).
         """
         asked = {"Exten": given("exten", exten), "Context": given("context", context)}
-        headers = (await self.request("ExtensionState", headers=asked, **options)).response or Headers([])
+        headers = (await self.request("ExtensionState", headers=asked, **known(options))).response or Headers([])
         status = number(headers, "Status")
         return None if status is None or status < 0 else ExtensionState.of(headers)
 
@@ -141,7 +141,7 @@ class States(Asking):
         AMI: Getvar of the function DEVICE_STATE (16 to 22; module func_devstate.so, class `call` or `reporting`).
         """
         asked = f"DEVICE_STATE({given('device', device)})"
-        headers = (await self.request("Getvar", Variable=asked, **options)).response or Headers([])
+        headers = (await self.request("Getvar", Variable=asked, **known(options))).response or Headers([])
         return DeviceState(device, text(headers, "Value"))
 
     async def device_states(self, **options: Unpack[Options]) -> list[DeviceState]:
@@ -159,7 +159,7 @@ class States(Asking):
 
         AMI: PresenceState (16 to 22; class `call` or `reporting`).
         """
-        result = await self.request("PresenceState", Provider=given("provider", provider), **options)
+        result = await self.request("PresenceState", Provider=given("provider", provider), **known(options))
         headers = result.response or Headers([])
         # Message comes twice where somebody set one, and is Asterisk's own text where nobody did.
         return PresenceState(

@@ -1,5 +1,6 @@
 """The action behind each typed call, header by header; and what is refused before anything is queued."""
 
+import inspect
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -8,7 +9,7 @@ from broker import ActionFailed, Recording, Refused, ResultTimeout, Server, Stat
 from broker.ami import Headers
 from broker.entry import Request
 from broker.errors import ErrorCode
-from broker.telephony import Options, parking
+from broker.telephony import Conference, Options, TypedCalls, parking
 from tests.bus_side import FakeWorker
 
 Pairs = list[tuple[str, str]]
@@ -373,3 +374,27 @@ async def test_what_is_done_to_the_channel_of_a_call(pbx: Server, worker: FakeWo
 async def test_the_channel_of_a_call_with_an_id_of_its_own(pbx: Server, name: str) -> None:
     call = await pbx.submit("Originate", headers={name: "mine"}, Channel="PJSIP/100", Application="Wait")
     assert call.channel_id == "mine"
+
+
+def _typed_calls() -> list[tuple[type, str]]:
+    own = {"request", "submit"}
+    return [
+        (kind, name)
+        for kind in (TypedCalls, Conference)
+        for name, call in inspect.getmembers(kind, inspect.iscoroutinefunction)
+        if not name.startswith("_") and name not in own
+    ]
+
+
+@pytest.mark.parametrize(("kind", "name"), _typed_calls())
+async def test_a_misspelt_option_is_no_header(pbx: Server, worker: FakeWorker, kind: type, name: str) -> None:
+    call = getattr(pbx if kind is TypedCalls else pbx.conference("600"), name)
+    needed = [
+        each.name
+        for each in inspect.signature(call).parameters.values()
+        if each.default is each.empty and each.kind is not each.VAR_KEYWORD
+    ]
+    given = dict.fromkeys(needed, "1") | ({"exten": "1"} if name in ("originate", "retrieve") else {})
+    with pytest.raises(TypeError, match="timout"):
+        await call(**given, timout=1)
+    assert worker.taken == []
