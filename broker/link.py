@@ -193,7 +193,7 @@ def is_transient(error: redis.RedisError | OSError) -> bool:
 def translated(error: redis.RedisError | OSError, address: Address, what: str) -> BusUnavailable:
     """The error of ours for one of redis-py's."""
     if is_transient(error):
-        return Interrupted(f"Redis at {address.masked} cannot be reached: {error or type(error).__name__}")
+        return Interrupted(f"Redis at {address.masked} cannot be reached: {str(error) or 'no answer in time'}")
     if isinstance(error, SentinelsRefused):
         return BusUnavailable(f"Redis at {address.masked} cannot be found: {error}")
     if isinstance(error, redis.AuthenticationError):

@@ -63,7 +63,7 @@ class NamedSentinels(Sentinel):
                 final += 1
                 continue
             except (RedisError, OSError) as error:
-                said.append(f"{host}:{port} cannot be reached: {error or type(error).__name__}")
+                said.append(f"{host}:{port} cannot be reached: {str(error) or 'no answer in time'}")
                 continue
             if state is None:
                 said.append(f"{host}:{port} does not know it")

@@ -33,6 +33,7 @@ from broker import pipeline as pipeline_module
 from broker.ami import Headers
 from broker.entry import Request, fingerprint
 from broker.keys import Keys
+from broker.link import Address, translated
 from broker.messages import gap_before
 from tests.bus_side import NAME, FakeWorker, Proxy, until
 from tests.servers import RedisServer
@@ -397,6 +398,12 @@ async def test_one_impatient_caller_does_not_end_what_others_wait_for(
         proxy.release()
         assert (await patient).is_done
     assert len(worker.taken) == 1
+
+
+def test_a_silent_redis_is_told_from_one_that_refuses() -> None:
+    address = Address("redis://127.0.0.1:1")
+    assert str(translated(TimeoutError(), address, "PING")).endswith("cannot be reached: no answer in time")
+    assert str(translated(OSError(111, "refused"), address, "PING")).endswith("cannot be reached: [Errno 111] refused")
 
 
 async def test_redis_away_is_said_after_a_few_attempts(own_redis: RedisServer) -> None:

@@ -2,9 +2,13 @@
 makes of each is tried in `tests/live/telephony`.)"""
 
 import json
+import socket
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import redis
 from click import UsageError
 
 from tests.cli.commands import Outcome, amibus, until
@@ -96,6 +100,36 @@ def test_no_answer_in_time_is_exit_code_3(station: Station) -> None:
     outcome = amibus("channels", "nobody", "--wait", "0.2", settings=station.settings)
     assert outcome.returncode == 3
     assert "no result of" in outcome.stderr
+
+
+def test_what_nobody_waits_for_any_more_is_not_executed_late(station: Station) -> None:
+    began = time.time()
+    outcome = amibus("hangup", "nobody", "c", "--wait", "0.5", settings=station.settings)
+    assert "if it has not been sent by now, it never is" in outcome.stderr
+    with redis.Redis.from_url(station.url, decode_responses=True) as client:
+        [(_, fields)] = client.xrange("ami:{nobody}:actions:urgent")
+    assert began < float(fields["Bus-Deadline"].lstrip("+")) + began < began + 0.5
+
+
+@pytest.fixture
+def silent_redis() -> Iterator[str]:
+    """The address of one that accepts connections, and never says anything."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"redis://:secret@127.0.0.1:{listening.getsockname()[1]}"
+
+
+def test_a_redis_that_says_nothing_is_not_waited_for_any_longer(silent_redis: str) -> None:
+    began = time.monotonic()
+    outcome = amibus("channels", "pbx1", "--wait", "1.5", settings={"AMIBUS_REDIS": silent_redis})
+    assert outcome.returncode == 1
+    assert "did not answer within 1.5 s (the address is AMIBUS_REDIS, or --redis)" in outcome.stderr
+    assert "secret" not in outcome.stderr
+    assert time.monotonic() - began < 10
+
+
+def test_a_redis_that_says_nothing_is_told(silent_redis: str) -> None:
+    outcome = amibus("channels", "pbx1", "--wait", "6", settings={"AMIBUS_REDIS": silent_redis})
+    assert "does not answer; still trying" in outcome.stderr.splitlines()[0]
 
 
 def test_a_queue_that_nobody_serves_is_told(station: Station) -> None:

@@ -1,25 +1,30 @@
 """What the commands have in common that ask Asterisk something: their options, the asking, how they end."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from broker.errors import ActionUnknown, ResultTimeout
+from broker.errors import ActionUnknown, BusUnavailable, ResultTimeout
+from broker.redis_url import masked
 from workers.cli.failures import UNKNOWN, Failure
-from workers.cli.names import server_argument
 from workers.cli.options import client_options, client_settings
 from workers.cli.output import Cell, Output
-from workers.cli.presence import ended, notice_absence
+from workers.cli.presence import ended, notice_absence, notice_silence
 from workers.cli.running import run
 from workers.config import Settings
 
 if TYPE_CHECKING:
-    from broker import Server
+    from broker import Bus, Server
+    from broker.telephony import Options
 
 WAIT_S: Final = 30.0
+
+SENT_WITHIN: Final = 0.95
+"""The part of --wait in which an action must have been sent."""
 
 T = TypeVar("T")
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -38,8 +43,17 @@ class Question:
         """What this work on the server gives. Raises `Failure`, of exit code 3 where nobody knows what became of it."""
         try:
             return run(self._ask(work))
-        except (ActionUnknown, ResultTimeout) as error:
+        except ActionUnknown as error:
             raise Failure(str(error), UNKNOWN) from None
+        except ResultTimeout as error:
+            sentence = f"no result of {error.action_id} within {error.timeout_s:g} s"
+            raise Failure(f"{sentence}; if it has not been sent by now, it never is", UNKNOWN) from None
+
+    @property
+    def options(self) -> "Options":
+        """For each action: what nobody waits for any more must not happen late. The deadline comes a little sooner, so
+        that what it ended is told."""
+        return {"timeout": self.wait_s, "deadline": f"+{self.wait_s * SENT_WITHIN:.3f}"}
 
     def show(
         self, found: Sequence[T], nothing: str, columns: Sequence[str], row: Callable[[T], Sequence[Cell]]
@@ -56,13 +70,27 @@ class Question:
     async def _ask(self, work: Callable[["Server"], Awaitable[T]]) -> T:
         from broker.client import Bus
 
-        async with Bus(self.settings.redis, self.settings.prefix) as bus:
+        async with contextlib.AsyncExitStack() as stack:
+            bus = await self._connected(stack, Bus(self.settings.redis, self.settings.prefix))
             pbx = bus.server(self.server)
             notice = asyncio.create_task(notice_absence(pbx))
             try:
                 return await work(pbx)
             finally:
                 await ended(notice)
+
+    async def _connected(self, stack: contextlib.AsyncExitStack, bus: "Bus") -> "Bus":
+        """The bus, open within --wait: by itself it tries a Redis that says nothing for longer."""
+        notice = asyncio.create_task(notice_silence(self.settings.redis))
+        try:
+            async with asyncio.timeout(self.wait_s):
+                return await stack.enter_async_context(bus)
+        except TimeoutError:
+            raise BusUnavailable(
+                f"Redis at {masked(self.settings.redis)} did not answer within {self.wait_s:g} s"
+            ) from None
+        finally:
+            await ended(notice)
 
 
 def question(server: str, given: Mapping[str, Any]) -> Question:
@@ -72,14 +100,13 @@ def question(server: str, given: Mapping[str, Any]) -> Question:
 
 
 def asking_options(command: _Command) -> _Command:
-    """The server, `--wait`, `--json`, and where the bus is."""
+    """`--wait`, `--json`, and where the bus is: the last options of a command."""
     command = client_options(command)
     command = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")(command)
-    command = click.option(
+    return click.option(
         "--wait", "wait_s", type=click.FloatRange(min=0, min_open=True), default=WAIT_S, show_default=True,
-        metavar="S", help="Seconds to wait for the answer.",
+        metavar="S", help="Seconds to wait for the answer; what is not sent by then never is.",
     )(command)  # fmt: skip
-    return server_argument()(command)
 
 
 def plain(value: Any) -> Any:

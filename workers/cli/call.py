@@ -8,6 +8,7 @@ import click
 from click.exceptions import Exit
 
 from workers.cli.asking import asking_options, place, question, split_place
+from workers.cli.names import server_argument
 from workers.cli.output import Output
 from workers.cli.presence import ended
 
@@ -24,7 +25,7 @@ _STYLES: Final = {
 
 
 @click.command()
-@asking_options
+@server_argument()
 @click.argument("channel")
 @click.argument("to", metavar="EXTEN[@CONTEXT]", required=False)
 @click.option("--application", metavar="NAME", help="Connect it to a dialplan application instead of an extension.")
@@ -37,6 +38,7 @@ _STYLES: Final = {
 @click.option("--variable", "variables", multiple=True, metavar="NAME=VALUE", help="A channel variable; repeatable.")
 @click.option("--account", metavar="CODE", help="Its account code.")
 @click.option("--action-id", metavar="ID", help="Its identity: repeating it never places a second call.")
+@asking_options
 def call(
     server: str, channel: str, to: str | None, application: str | None, variables: tuple[str, ...], priority: str,
     **given: Any,
@@ -70,7 +72,7 @@ def call(
     }  # fmt: skip
 
     async def watch(pbx: "Server") -> int:
-        placed = await pbx.originate(channel, timeout=asked.wait_s, **dialling)
+        placed = await pbx.originate(channel, **asked.options, **dialling)
         async with placed:
             where = application or place(exten or "", context)
             patience_s = asked.wait_s + (given["ring_s"] or RING_S)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from workers.cli.asking import asking_options, person, place, question
+from workers.cli.names import server_argument
 from workers.cli.output import Cell
 from workers.cli.result_view import duration
 
@@ -15,6 +16,7 @@ _STATES = {"Up": "green", "Ringing": "yellow", "Ring": "yellow", "Down": "dim"}
 
 
 @click.command()
+@server_argument()
 @asking_options
 def channels(server: str, **given: Any) -> None:
     """Show the channels that are alive.
@@ -36,7 +38,7 @@ def channels(server: str, **given: Any) -> None:
     """
     asked = question(server, given)
     found = sorted(
-        asked.ask(lambda pbx: pbx.channels(timeout=asked.wait_s)), key=lambda each: (each.linkedid, each.uniqueid)
+        asked.ask(lambda pbx: pbx.channels(**asked.options)), key=lambda each: (each.linkedid, each.uniqueid)
     )
     columns = ("channel", "state", "for", "caller", "connected to", "at", "application", "Uniqueid")
     asked.show(found, "no channel is alive", columns, _row)

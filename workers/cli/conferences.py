@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from workers.cli.asking import asking_options, flag, person, question
+from workers.cli.names import server_argument
 from workers.cli.output import Cell
 from workers.cli.result_view import duration
 
@@ -13,8 +14,9 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@asking_options
+@server_argument()
 @click.argument("conference", required=False)
+@asking_options
 def conferences(server: str, conference: str | None, **given: Any) -> None:
     """Show all conferences (ConfBridge), or the members of one.
 
@@ -32,10 +34,10 @@ def conferences(server: str, conference: str | None, **given: Any) -> None:
     """
     asked = question(server, given)
     if conference is None:
-        rooms = asked.ask(lambda pbx: pbx.conferences(timeout=asked.wait_s))
+        rooms = asked.ask(lambda pbx: pbx.conferences(**asked.options))
         asked.show(rooms, "no conference is going on", ("conference", "parties", "marked", "locked", "muted"), _room)
         return
-    members = asked.ask(lambda pbx: pbx.conference(conference).members(timeout=asked.wait_s))
+    members = asked.ask(lambda pbx: pbx.conference(conference).members(**asked.options))
     columns = ("caller", "channel", "for", "admin", "muted", "talking", "waiting", "Uniqueid")
     asked.show(members, "nobody is in it", columns, _member)
 

@@ -5,12 +5,14 @@ from typing import Any
 import click
 
 from workers.cli.asking import asking_options, question
+from workers.cli.names import server_argument
 
 
 @click.command()
-@asking_options
+@server_argument()
 @click.argument("channel")
 @click.option("--cause", type=click.IntRange(0, 127), metavar="N", help="Q.850 cause for its other end.  [default: 16]")
+@asking_options
 def hangup(server: str, channel: str, cause: int | None, **given: Any) -> None:
     """Hang up a live channel, by its name or Uniqueid. It overtakes whatever else is queued.
 
@@ -27,7 +29,7 @@ def hangup(server: str, channel: str, cause: int | None, **given: Any) -> None:
       3  nobody knows, or no answer in time
     """
     asked = question(server, given)
-    asked.ask(lambda pbx: pbx.hangup(channel, cause, timeout=asked.wait_s, urgent=True))
+    asked.ask(lambda pbx: pbx.hangup(channel, cause, **(asked.options | {"urgent": True})))
     if asked.output.as_json:
         asked.output.object({"hung_up": channel, "cause": cause})
     else:

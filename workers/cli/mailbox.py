@@ -5,11 +5,13 @@ from typing import Any
 import click
 
 from workers.cli.asking import asking_options, plain, question, split_place
+from workers.cli.names import server_argument
 
 
 @click.command()
-@asking_options
+@server_argument()
 @click.argument("mailbox", metavar="MAILBOX[@CONTEXT]")
+@asking_options
 def mailbox(server: str, mailbox: str, **given: Any) -> None:
     """Show how many messages wait in a voicemail box.
 
@@ -29,7 +31,7 @@ def mailbox(server: str, mailbox: str, **given: Any) -> None:
     """
     asked = question(server, given)
     name, context = split_place(mailbox)
-    found = asked.ask(lambda pbx: pbx.mailbox(name, context, timeout=asked.wait_s))
+    found = asked.ask(lambda pbx: pbx.mailbox(name, context, **asked.options))
     if asked.output.as_json:
         asked.output.object(plain(found))
         return

@@ -6,6 +6,7 @@ import click
 
 from workers.cli.asking import Question, asking_options, flag, person, question
 from workers.cli.failures import Failure
+from workers.cli.names import server_argument
 from workers.cli.output import Cell
 from workers.cli.result_view import duration
 
@@ -17,8 +18,9 @@ _STATES = {_FREE: "green", "INUSE": "yellow", "RINGING": "yellow", "UNAVAILABLE"
 
 
 @click.command()
-@asking_options
+@server_argument()
 @click.argument("queue", required=False)
+@asking_options
 def queues(server: str, queue: str | None, **given: Any) -> None:
     """Show all queues, or one with its members and callers.
 
@@ -36,7 +38,7 @@ def queues(server: str, queue: str | None, **given: Any) -> None:
       3  no answer in time
     """
     asked = question(server, given)
-    found = asked.ask(lambda pbx: pbx.queues(queue, timeout=asked.wait_s))
+    found = asked.ask(lambda pbx: pbx.queues(queue, **asked.options))
     if queue is not None and not found:
         raise Failure(f"{server} has no queue {queue!a}")
     if queue is not None and not asked.output.as_json:

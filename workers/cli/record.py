@@ -5,17 +5,19 @@ from typing import Any
 import click
 
 from workers.cli.asking import asking_options, plain, question
+from workers.cli.names import server_argument
 from workers.cli.output import Cell
 
 
 @click.command()
-@asking_options
+@server_argument()
 @click.argument("channel")
 @click.argument("file", required=False)
 @click.option("--append", is_flag=True, help="Go on at the end of a file that is there.")
 @click.option("--only-while-bridged", is_flag=True, help="Write nothing while the channel talks to nobody.")
 @click.option("--stop", is_flag=True, help="Stop the recording that was begun last, or that of --id.")
 @click.option("--id", "recording_id", metavar="ID", help="Of several recordings, which one to stop.")
+@asking_options
 def record(
     server: str, channel: str, file: str | None, append: bool, only_while_bridged: bool, stop: bool,
     recording_id: str | None, **given: Any,
@@ -43,14 +45,12 @@ def record(
         raise click.UsageError("--id says which recording to --stop")
     asked = question(server, given)
     if file is None:
-        asked.ask(lambda pbx: pbx.stop_recording(channel, recording_id, timeout=asked.wait_s))
+        asked.ask(lambda pbx: pbx.stop_recording(channel, recording_id, **asked.options))
         shown = {"stopped": channel}
         cells: list[Cell] = [("stopped", "green"), (channel, "bold")]
     else:
         begun = asked.ask(
-            lambda pbx: pbx.record(
-                channel, file, append=append, only_while_bridged=only_while_bridged, timeout=asked.wait_s
-            )
+            lambda pbx: pbx.record(channel, file, append=append, only_while_bridged=only_while_bridged, **asked.options)
         )
         shown = plain(begun)
         cells = [("recording", "green"), (channel, "bold"), f"to {file}", f"id {begun.id}" if begun.id else ""]

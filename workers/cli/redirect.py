@@ -5,15 +5,17 @@ from typing import Any
 import click
 
 from workers.cli.asking import asking_options, question, split_place
+from workers.cli.names import server_argument
 
 
 @click.command()
-@asking_options
+@server_argument()
 @click.argument("channel")
 @click.argument("to", metavar="EXTEN[@CONTEXT]")
 @click.option("--priority", default="1", show_default=True, metavar="N|LABEL", help="Where in the extension.")
 @click.option("--other", metavar="CHANNEL", help="A second channel, such as its other leg, to move at once.")
 @click.option("--other-to", metavar="EXTEN[@CONTEXT]", help="Where the other one goes.  [default: to the same place]")
+@asking_options
 def redirect(
     server: str, channel: str, to: str, priority: str, other: str | None, other_to: str | None, **given: Any
 ) -> None:
@@ -41,7 +43,7 @@ def redirect(
     asked.ask(
         lambda pbx: pbx.redirect(
             channel, exten, context, priority, other=other, other_exten=other_exten, other_context=other_context,
-            timeout=asked.wait_s,
+            **asked.options,
         )
     )  # fmt: skip
     if asked.output.as_json:
