@@ -11,7 +11,7 @@ from typing import Final
 
 from broker.codec import FINAL_STATES
 from broker.keys import ACTIONS, GROUP
-from tests.faults.history import CLOCKS_S, LOOK_TO_WRITE_S, History
+from tests.faults.history import CLOCKS_S, LOOK_TO_WRITE_S, History, Loss
 from tests.faults.host import PAGE_BYTES
 from tests.faults.nursery import Life
 from tests.faults.producer import PRODUCERS, REPLY, Wish
@@ -389,6 +389,14 @@ async def leg_of_a_changing_hand(running: Round) -> None:
     await running.world.asterisk.ask("tell", event="Hangup", privilege="call", headers=hangup)
 
 
+async def events_deleted(running: Round) -> None:
+    """The stream of events is deleted, and the worker goes on."""
+    await tell(running, "first")
+    await running.command("DEL", running.world.keys.events)
+    running.losses.append(Loss(0.0, time.time(), "its events were deleted"))
+    await tell(running, "second")
+
+
 async def tell(running: Round, words: str) -> None:
     """Asterisk tells an event; wait until it is out."""
     keys = running.world.keys
@@ -422,6 +430,7 @@ READ_REPLY_LOST: Final = Scene(read_reply_lost)
 SETTLE_REPLY_LOST: Final = Scene(settle_reply_lost, is_orderly=True)
 EVENT_REPLY_LOST: Final = Scene(event_reply_lost)
 EVENTS_WHILE_FULL: Final = Scene(events_while_redis_is_full)
+EVENTS_DELETED: Final = Scene(events_deleted)
 ENDED: Final = Scene(ended_amid_an_answer, workers=2, hosts=2, is_orderly=True)
 FAILED_OVER: Final = Scene(failed_over_to_another_host, workers=2, hosts=2, layout=REPLICATED, hurry_s=10.0)
 POWER_FAILED: Final = Scene(power_failed_amid_two_lives, hurry_s=10.0)
@@ -432,7 +441,7 @@ CHANGING_HAND: Final = Scene(leg_of_a_changing_hand, is_orderly=True)
 SCENES: Final = (
     GOOD_DAY, KILLED, STOPPED_ELSEWHERE, BEFORE_THE_LOOKS, BEFORE_THE_LOOKS_ELSEWHERE, BEHIND_THE_LOOKS, AMONG_EVENTS,
     FLUSHED, ASKED_TWICE, PAST_ITS_DEADLINE, GROUP_DESTROYED, READ_REPLY_LOST, SETTLE_REPLY_LOST, EVENT_REPLY_LOST,
-    EVENTS_WHILE_FULL, ENDED, CHANGING_HAND, FAILED_OVER, POWER_FAILED, DISK_FULL, CLOCK_STEPPED,
+    EVENTS_WHILE_FULL, EVENTS_DELETED, ENDED, CHANGING_HAND, FAILED_OVER, POWER_FAILED, DISK_FULL, CLOCK_STEPPED,
 )  # fmt: skip
 
 CAUGHT: Final[dict[str, tuple[Scene, str]]] = {
@@ -466,6 +475,7 @@ CAUGHT: Final[dict[str, tuple[Scene, str]]] = {
     "events-twice": (EVENT_REPLY_LOST, "events"),
     "events-lost": (EVENTS_WHILE_FULL, "events"),
     "gap-not-told": (KILLED, "events"),
+    "hole-not-seen": (EVENTS_DELETED, "events"),
     "redis-taken-for-the-same": (FAILED_OVER, "written twice"),
     "epoch-not-overtaken": (POWER_FAILED, "epochs"),
     "full-disk-ignored": (DISK_FULL, "not noted"),

@@ -298,6 +298,11 @@ def events_twice() -> None:
     rewrite_script("publish_events", ("if i > done then", "if true then"))
 
 
+def hole_not_seen() -> None:
+    """Does not look whether Redis has forgotten events."""
+    rewrite_script("publish_events", ("if seq and seq < first - 1 and ARGV[7] ~= ARGV[6] then", "if false then"))
+
+
 def events_lost() -> None:
     """Takes a batch for published before Redis has said so."""
 
@@ -322,5 +327,6 @@ VARIANTS: dict[str, Callable[[], None]] = {
         record_not_written, line_not_written, unknown_without_reason, message_of_another_state, epoch_not_counted,
         full_disk_ignored, epoch_not_overtaken, redis_taken_for_the_same, hosts_clock_believed,
         release_lease_early, originate_without_channel_id, legs_by_linkedid, events_twice, events_lost, gap_not_told,
+        hole_not_seen,
     )
 }  # fmt: skip

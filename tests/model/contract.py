@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from broker.codec import unpack
 from broker.keys import LANES
 from tests.model.snapshot import Snapshot
 
@@ -227,6 +228,12 @@ class Model:
             self.published.append((f"event:{name}", message))
             self.published += [(f"action:{action_id}", message) for action_id in action_ids]
         return 1
+
+    def forget_events(self, count: int) -> None:
+        """So many of the last."""
+        del self.events[-count:]
+        last = unpack(self.events[-1][1]) if self.events else {"epoch": 0, "seq": 0}
+        self.last_event = last["epoch"], last["seq"]
 
     def _note(self, note: Item) -> None:
         self.legs.update(dict.fromkeys(note["add"], note["id"]))

@@ -56,7 +56,7 @@ LEASE_STEPS: Final = (
 )  # fmt: skip
 HARMS: Final = (
     "cancel", "cancel", "end record", "end record", "delete record", "delete record", "keep", "keep", "go back",
-    "lanes go back", "lanes go back", "flush", "groups", "entry", "entry",
+    "lanes go back", "lanes go back", "flush", "groups", "events", "entry", "entry",
 )  # fmt: skip
 
 
@@ -270,11 +270,11 @@ class ScriptsMachine(RuleBasedStateMachine):
             case "groups":
                 self.real.destroy_groups()
                 self.model.destroy_groups()
+            case "events":
+                self.real.forget_events(at + 1)
+                self.model.forget_events(at + 1)
             case "entry":
-                entries = [(lane, entry) for lane in LANES for entry in self.model.lanes[lane].entries]
-                for lane, entry in entries[at : at + 1]:
-                    self.real.delete_entry(lane, entry)
-                    self.model.lanes[lane].remove(entry)
+                self._delete_entry(at)
         self._look()
 
     # -- a worker's calls
@@ -417,6 +417,12 @@ class ScriptsMachine(RuleBasedStateMachine):
             "fields": [*CHANGES[change]],
             "ttl_ms": CALL_TTL_MS if change == "ended" else None,
         }
+
+    def _delete_entry(self, at: int) -> None:
+        entries = [(lane, entry) for lane in LANES for entry in self.model.lanes[lane].entries]
+        for lane, entry in entries[at : at + 1]:
+            self.real.delete_entry(lane, entry)
+            self.model.lanes[lane].remove(entry)
 
     def _delete(self, action_id: str) -> None:
         self.real.delete(action_id)

@@ -119,6 +119,11 @@ class Real:
     def delete_entry(self, lane: str, entry: str) -> None:
         self.redis.xdel(self.keys.lane(lane), entry)
 
+    def forget_events(self, count: int) -> None:
+        """So many of the last."""
+        for entry, _ in self.redis.xrevrange(self.keys.events, count=count):
+            self.redis.xdel(self.keys.events, entry)
+
     def destroy_groups(self) -> None:
         for lane in LANES:
             self.redis.xgroup_destroy(self.keys.lane(lane), GROUP)
