@@ -241,6 +241,7 @@ class Server(_Blocking[aio.Server]):
     extension_states = _blocking(aio.Server.extension_states)
     getvar = _blocking(aio.Server.getvar)
     hangup = _blocking(aio.Server.hangup)
+    has_extension = _blocking(aio.Server.has_extension)
     hold_at = _blocking(aio.Server.hold_at)
     iax_peers = _blocking(aio.Server.iax_peers)
     mailbox = _blocking(aio.Server.mailbox)

@@ -108,6 +108,7 @@ async def typed_calls(pbx: Server) -> None:
     assert_type(await pbx.channels(timeout=5), list[Channel])
     assert_type((await pbx.channels())[0].duration_s, int | None)
     assert_type(await pbx.hold_at(call.channel_id, "music"), str)
+    assert_type(await pbx.has_extension("200", "internal"), bool | None)
     assert_type((await pbx.park(call.channel_id, stay_s=30)).space, str)
     assert_type([member.is_muted for member in await pbx.conference("600").members()], list[bool])
     assert_type(await pbx.extension_state("100"), ExtensionState | None)

@@ -1,14 +1,41 @@
 """Sending live calls elsewhere, and joining them."""
 
-from typing import Unpack
+from typing import Final, Unpack
 
 from broker.telephony.arguments import channel_name, given, refused
 from broker.telephony.asking import Options, known
 from broker.telephony.channels import Channels
 
+_SPLITS: Final = frozenset(',()"\\')
+"""What would end an argument of a dialplan function."""
+
 
 class Redirection(Channels):
     """Redirecting, transferring and bridging."""
+
+    async def has_extension(
+        self,
+        exten: str,
+        context: str = "default",
+        priority: int | str = 1,
+        *,
+        channel: str | None = None,
+        **options: Unpack[Options],
+    ) -> bool | None:
+        """Whether the dialplan has an extension, at this priority or label; None if this Asterisk cannot tell.
+
+        `redirect` and `hold_at` do not look, nor does Asterisk: a channel that is sent where nothing is is hung up.
+        `channel` is a live one, for extensions that depend on who calls. Raises `ActionFailed` if there is no such
+        channel.
+
+        AMI: Getvar of the function DIALPLAN_EXISTS (16 to 22; module func_dialplan.so, without which it is None; class
+        `call` or `reporting`).
+        """
+        where = [given("context", context), given("exten", exten), str(priority)]
+        if any(_SPLITS.intersection(part) for part in where):
+            return None
+        found = await self.getvar(f"DIALPLAN_EXISTS({','.join(where)})", channel, **options)
+        return found == "1" if found else None
 
     async def redirect(
         self,
@@ -36,8 +63,9 @@ class Redirection(Channels):
         one that is not redirected goes on in its own dialplan, which most often hangs it up.
 
         Returns when the channels are on their way, a moment before they are there. Raises `ActionFailed`: no such
-        channel; no such extension, which Asterisk does not always notice; 'Secondary redirect failed', when `channel`
-        has gone and `other` has not.
+        channel; no such priority or label; 'Secondary redirect failed', when `channel` has gone and `other` has not.
+        A number that the dialplan does not have is no error to Asterisk, and ends the call: where a person types it,
+        ask `has_extension` first.
 
         AMI: Redirect, with ExtraChannel for the second (16 to 22; class `call`).
         """

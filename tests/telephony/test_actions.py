@@ -376,6 +376,19 @@ async def test_the_channel_of_a_call_with_an_id_of_its_own(pbx: Server, name: st
     assert call.channel_id == "mine"
 
 
+@pytest.mark.parametrize(("value", "found"), [("1", True), ("0", False), ("", None)])
+async def test_whether_there_is_an_extension(pbx: Server, worker: FakeWorker, value: str, found: bool | None) -> None:
+    asked = "DIALPLAN_EXISTS(in,200,start)"
+
+    async def getvar(worker: FakeWorker, request: Request) -> None:
+        await worker.settle(request, response=Headers([("Response", "Success"), ("Value", value)]))
+
+    worker.on("Getvar", getvar)
+    assert await pbx.has_extension("200", "in", "start", channel="c", timeout=10) is found
+    assert await pbx.has_extension("2,0", timeout=10) is None
+    assert _written(worker) == [("Getvar", [("Variable", asked), ("Channel", "c")])]
+
+
 def _typed_calls() -> list[tuple[type, str]]:
     own = {"request", "submit"}
     return [

@@ -1,11 +1,16 @@
 """`amibus redirect`: send a live call elsewhere."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from workers.cli.asking import asking_options, question, split_place
+from broker.errors import ActionFailed
+from workers.cli.asking import Question, asking_options, question, split_place
+from workers.cli.failures import Failure
 from workers.cli.names import server_argument
+
+if TYPE_CHECKING:
+    from broker import Server
 
 
 @click.command()
@@ -40,13 +45,31 @@ def redirect(
     asked = question(server, given)
     exten, context = split_place(to)
     other_exten, other_context = (None, None) if other_to is None else split_place(other_to)
-    asked.ask(
-        lambda pbx: pbx.redirect(
+
+    async def move(pbx: "Server") -> None:
+        await _look(pbx, asked, (exten, context, priority), channel)
+        if other is not None:
+            there = (exten, context, priority) if other_exten is None else (other_exten, other_context or context, "1")
+            await _look(pbx, asked, there, other)
+        await pbx.redirect(
             channel, exten, context, priority, other=other, other_exten=other_exten, other_context=other_context,
             **asked.options,
-        )
-    )  # fmt: skip
+        )  # fmt: skip
+
+    asked.ask(move)
     if asked.output.as_json:
         asked.output.object({"redirected": channel, "exten": exten, "context": context, "other": other})
     else:
         asked.output.line(("redirected", "green"), (channel, "bold"), other or "", f"to {exten}@{context}")
+
+
+async def _look(pbx: "Server", asked: Question, there: tuple[str, str, str], channel: str) -> None:
+    """Asterisk would not: a call that is sent to a mistyped number is hung up."""
+    exten, context, priority = there
+    try:
+        found = await pbx.has_extension(exten, context, priority, channel=channel, **asked.options)
+    except ActionFailed:
+        return  # there is no such channel, and Redirect says so
+    if found is False:
+        at = "" if priority == "1" else f" at priority {priority}"
+        raise Failure(f"the dialplan has no {exten}@{context}{at}: {channel} was left where it is")

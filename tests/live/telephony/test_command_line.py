@@ -91,6 +91,19 @@ async def test_redirect_of_both_legs_into_a_conference(trusted: Server, run: Run
             await until_in(trusted, uniqueid, "ConfBridge", "607")
 
 
+@pytest.mark.parametrize("wrong", [("nosuch",), ("607@nowhere",), ("607", "--priority", "nosuch")])
+async def test_a_call_is_not_lost_to_a_mistyped_number(trusted: Server, run: Run, wrong: tuple[str, ...]) -> None:
+    async with calling(trusted) as call:
+        outcome = await run("redirect", call.channel_id, *wrong)
+        assert (outcome.returncode, "the dialplan has no" in outcome.stderr) == (1, True)
+        outcome = await run(
+            "redirect", call.channel_id, "607", "--other", f"{call.channel_id};2", "--other-to", "nosuch"
+        )
+        assert outcome.returncode == 1
+        assert (await live(trusted))[call.channel_id].application == "Wait"
+        assert (await run("redirect", "nobody", "607")).stderr.startswith("amibus: Redirect")
+
+
 async def test_conferences(trusted: Server, run: Run) -> None:
     async with meeting(trusted, "608") as (_, one, two):
         assert ["608", "2", "0", "", ""] in rows(await run("conferences"))
