@@ -16,6 +16,9 @@ DEVICE_STATES: Final = (
 """What the numbers of a member's Status mean (devicestate.h)."""
 
 
+_IDLE: Final = ("NOT_INUSE", "UNKNOWN")
+
+
 @dataclass(frozen=True, slots=True)
 class QueueMember:
     """One who serves a queue."""
@@ -39,6 +42,12 @@ class QueueMember:
     pause_reason: str
     headers: Headers = field(repr=False, compare=False)
     """What Asterisk wrote."""
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it may be offered a call now: not paused, and its device idle, or of a state that Asterisk does not
+        know, which it takes for idle (app_queue.c, is_member_available). `ringinuse` and wrap-up times are left out."""
+        return not self.is_paused and self.state in _IDLE
 
     @classmethod
     def of(cls, headers: Headers) -> Self:

@@ -1,11 +1,13 @@
 """How results and events are laid out."""
 
+import io
+
 import pytest
 
 from broker.ami import Headers
 from broker.codec import BusEvent
 from workers.cli.event_view import MAX_FACTS, event_object, facts, moment
-from workers.cli.output import clean
+from workers.cli.output import Output, clean, fitted_widths
 from workers.cli.result_view import choose_columns, duration
 from workers.cli.status import _flow, _stepped_s
 
@@ -32,6 +34,36 @@ def test_columns_hold_something_and_fit() -> None:
     assert choose_columns(items, 20) == ["Channel", "State"]
     assert choose_columns(items, 1) == ["Channel"], "one at least"
     assert choose_columns([Headers([("Event", "X")])], 80) == []
+
+
+def test_columns_give_way_where_a_text_has_blanks() -> None:
+    texts = [["channel", "Local/100@default-00000001;1"], ["caller", "Anna Maria Müller <200>"], ["for", "3 s"]]
+    assert fitted_widths(texts, 80) == [28, 23, 3]
+    assert fitted_widths(texts, 62) == [28, 23, 3]
+    assert fitted_widths(texts, 50) == [28, 11, 3]
+    assert fitted_widths(texts, 43) is None, "no word is cut in two"
+
+
+def test_a_name_is_whole_on_the_narrowest_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    output = Output()
+    output.__dict__["terminal"] = True
+    name = "Local/100@default-00000001;1"
+    assert output.width == 40
+    out = io.StringIO()
+    monkeypatch.setattr("sys.stdout", out)
+    output.table(("channel", "caller", "Uniqueid"), [(name, "Anna Müller", f"amibus-{name}")])
+    assert name in out.getvalue()
+    assert f"amibus-{name}" in out.getvalue()
+
+
+def test_an_empty_table_says_so_to_a_person(capsys: pytest.CaptureFixture[str]) -> None:
+    output = Output()
+    output.table(("caller",), [], "nobody")
+    assert capsys.readouterr().out == "caller\n", "a pipe has the names of the columns"
+    output.__dict__["terminal"] = True
+    output.table(("caller",), [], "nobody")
+    assert capsys.readouterr().out == "nobody\n"
 
 
 def test_the_telling_headers_of_events() -> None:

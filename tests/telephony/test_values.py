@@ -1,6 +1,7 @@
 """What the typed calls make of the answers of a real Asterisk 22 and 16."""
 
 import dataclasses
+from dataclasses import replace
 
 import pytest
 
@@ -72,6 +73,9 @@ async def test_queues(pbx: Server) -> None:
         "UNKNOWN",
         None,
     )
+    assert not member.is_free
+    assert replace(member, is_paused=False).is_free, "Asterisk offers calls to a device that it does not know"
+    assert not replace(member, is_paused=False, state="INUSE").is_free
     assert (sales.strategy, sales.calls, sales.members) == ("leastrecent", 1, ())
     assert (sales.hold_time_s, sales.talk_time_s, sales.completed, sales.abandoned) == (0, 0, 0, 0)
     assert (sales.max_callers, sales.weight, sales.service_level_s, sales.service_level_percent) == (0, 0, 0, 0.0)

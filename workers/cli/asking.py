@@ -62,10 +62,8 @@ class Question:
         if self.output.as_json:
             for each in found:
                 self.output.object(plain(each))
-        elif not found and self.output.terminal:
-            self.output.line(nothing)
         else:
-            self.output.table(columns, [row(each) for each in found])
+            self.output.table(columns, [row(each) for each in found], nothing)
 
     async def _ask(self, work: Callable[["Server"], Awaitable[T]]) -> T:
         from broker.client import Bus

@@ -39,7 +39,7 @@ def conferences(server: str, conference: str | None, **given: Any) -> None:
         return
     members = asked.ask(lambda pbx: pbx.conference(conference).members(**asked.options))
     columns = ("caller", "channel", "for", "admin", "muted", "talking", "waiting", "Uniqueid")
-    asked.show(members, "nobody is in it", columns, _member)
+    asked.show(members, f"conference {conference} is not going on", columns, _member)
 
 
 def _room(room: "ConferenceRoom") -> list[Cell]:

@@ -13,8 +13,7 @@ from workers.cli.result_view import duration
 if TYPE_CHECKING:
     from broker.telephony.queues import Queue, QueueMember
 
-_FREE = "NOT_INUSE"
-_STATES = {_FREE: "green", "INUSE": "yellow", "RINGING": "yellow", "UNAVAILABLE": "red", "INVALID": "red"}
+_STATES = {"NOT_INUSE": "green", "INUSE": "yellow", "RINGING": "yellow", "UNAVAILABLE": "red", "INVALID": "red"}
 
 
 @click.command()
@@ -23,6 +22,8 @@ _STATES = {_FREE: "green", "INUSE": "yellow", "RINGING": "yellow", "UNAVAILABLE"
 @asking_options
 def queues(server: str, queue: str | None, **given: Any) -> None:
     """Show all queues, or one with its members and callers.
+
+    Free are the members that may be offered a call now: not paused, and idle as far as Asterisk knows.
 
     \b
     Examples:
@@ -55,7 +56,7 @@ def _row(queue: "Queue") -> list[Cell]:
         (queue.name, "bold"),
         (str(queue.calls), "bold yellow" if queue.calls else ""),
         duration(max(caller.wait_s for caller in queue.callers)) if queue.callers else "",
-        str(sum(_is_free(member) for member in queue.members)),
+        str(sum(member.is_free for member in queue.members)),
         str(len(queue.members)),
         str(queue.completed),
         str(queue.abandoned),
@@ -81,6 +82,7 @@ def _show_one(asked: Question, queue: "Queue") -> None:
             ]
             for each in queue.members
         ],
+        "nobody",
     )
     asked.output.heading("Callers")
     asked.output.table(
@@ -95,11 +97,8 @@ def _show_one(asked: Question, queue: "Queue") -> None:
             ]
             for each in queue.callers
         ],
+        "nobody",
     )
-
-
-def _is_free(member: "QueueMember") -> bool:
-    return member.state == _FREE and not member.is_paused
 
 
 def _paused(member: "QueueMember") -> Cell:
