@@ -18,7 +18,7 @@ _ERROR_CODES: Final = (
 ANSWERED: Final = "4"
 
 REASONS: Final = {
-    "0": "failed, or no such channel",
+    "0": "no such channel or extension, or it broke off",
     "1": "hung up by the caller's side",
     "3": "rang, no answer",
     ANSWERED: "answered",

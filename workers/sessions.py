@@ -233,7 +233,10 @@ class Sessions:
 
     def _complain_of_boot(self) -> None:
         user = self._settings.ami_events_username
-        hint = f"it is still starting, or user {user!r} lacks the class system in read= of its manager.conf"
+        hint = (
+            f"it is still starting, or user {user!r} lacks the class system in read= of its manager.conf;"
+            " a user of its own for the events is set by ami_events_username"
+        )
         log.warning("actions wait for Asterisk's event FullyBooted", waited_s=BOOT_PATIENCE_S, hint=hint)
 
     def _arrive(self, role: str, connection: Connection) -> None:

@@ -46,6 +46,9 @@ class Recordings(Asking):
         overwritten unless `append`. With `only_while_bridged` nothing is written while the channel talks to nobody. A
         channel can have several recordings at once.
 
+        Without an ending it is raw. Asterisk opens the file later, and tells nobody if it cannot: with a format that it
+        does not have, or a directory that it may not write, there is no error, and no file.
+
         Refuses a name with a comma: what follows it would be options, and a program to run. Raises `ActionFailed` if
         there is no such channel.
 

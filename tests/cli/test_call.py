@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+from broker import CallOutcome, Disposition
 from tests.cli.commands import amibus
 from tests.cli.conftest import LOST, Station
+from workers.cli.call import why_it_failed
 
 
 def test_a_call_is_told_from_the_dialling_to_the_hangup(station: Station) -> None:
@@ -33,6 +35,29 @@ def test_a_call_that_is_not_answered_is_exit_code_1(station: Station, exten: str
     outcome = station.amibus("call", "pbx1", f"Local/{exten}@default", "100@default")
     assert outcome.returncode == 1
     assert said in outcome.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "why"),
+    [
+        (CallOutcome(Disposition.BUSY, 5, 17, "User busy", "the call failed: busy"), "User busy (17)"),
+        (CallOutcome(Disposition.NO_ANSWER, 3, 0, "Unknown", "the call failed: rang, no answer"), "rang, no answer"),
+        (CallOutcome(Disposition.FAILED, message="Extension does not exist."), "Extension does not exist."),
+        (CallOutcome(Disposition.FAILED), "nobody saw why"),
+    ],
+)
+def test_why_a_call_failed(outcome: CallOutcome, why: str) -> None:
+    assert why_it_failed(outcome) == why
+
+
+def test_whoever_ends_the_watching_learns_how_to_end_the_call(station: Station) -> None:
+    asked = ("Local/100@default", "--application", "Wait", "--data", "60", "--action-id", "watched")
+    with station.running("call", "pbx1", *asked) as watching:
+        watching.line("answered")
+        watching.interrupt()
+        assert watching.wait() == 130
+    assert watching.stderr.endswith("the call goes on; to end it: amibus hangup pbx1 amibus-pbx1-watched\n")
+    assert station.amibus("hangup", "pbx1", "amibus-pbx1-watched").returncode == 0
 
 
 def test_a_call_of_which_nobody_knows_is_exit_code_3(station: Station) -> None:

@@ -1,5 +1,7 @@
 """What a user sees of errors, whatever they are."""
 
+import errno
+
 import pytest
 
 from broker.errors import AmibusError, BusUnavailable, SettingsError
@@ -12,6 +14,7 @@ from workers.cli.failures import Failure, failure_of
     [
         (SettingsError("set it right"), "set it right", 78),
         (AmibusError("did not work"), "did not work", 1),
+        (OSError(errno.ENOSPC, "No space left"), "the output cannot be written: No space left", 1),
         (Failure("nobody knows", 3), "nobody knows", 3),
         (BusUnavailable("Redis is away"), "Redis is away (the address is AMIBUS_REDIS, or --redis)", 1),
         (ExceptionGroup("g", [ExceptionGroup("g", [SettingsError("deep inside")])]), "deep inside", 78),

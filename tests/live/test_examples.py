@@ -46,7 +46,7 @@ async def test_click_to_dial(pbx: Server, site: Site) -> None:
 
 
 async def test_click_to_dial_a_phone_that_is_busy(pbx: Server) -> None:
-    assert await example("click_to_dial")(pbx, "busy", "101", new_id("click")) == "busy: the call failed: busy"
+    assert await example("click_to_dial")(pbx, "busy", "101", new_id("click")) == "the call failed: busy"
 
 
 async def test_a_small_dialer(pbx: Server) -> None:

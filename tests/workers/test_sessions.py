@@ -114,6 +114,7 @@ async def test_an_events_user_who_may_not_read_system_is_told_of(monkeypatch: py
                 assert not story.sessions.is_ready
     assert [line["event"] for line in logs] == ["actions wait for Asterisk's event FullyBooted"]
     assert "'amibus-events' lacks the class system in read=" in logs[0]["hint"]
+    assert "ami_events_username" in logs[0]["hint"]
 
 
 async def test_a_wrong_secret_is_an_error_of_the_settings(asterisk: SimulatedAsterisk) -> None:

@@ -76,7 +76,11 @@ def call(
         async with placed:
             where = application or place(exten or "", context)
             patience_s = asked.wait_s + (given["ring_s"] or RING_S)
-            return await Watching(placed, asked.output, patience_s).run(channel, where)
+            try:
+                return await Watching(placed, asked.output, patience_s).run(channel, where)
+            except asyncio.CancelledError:
+                click.echo(f"amibus: the call goes on; to end it: amibus hangup {server} {placed.uniqueid}", err=True)
+                raise
 
     raise Exit(asked.ask(watch))
 
@@ -129,8 +133,11 @@ class Watching:
         self._tell("bridged", text, bridge_id=bridge.bridge_id, channels=bridge.channels)
 
     def _tell_failure(self, outcome: "CallOutcome") -> None:
-        fields = {"reason": outcome.reason, "cause": outcome.cause, "cause_text": outcome.cause_text}
-        self._tell(str(outcome.disposition), outcome.message or _cause(outcome), **fields)
+        fields = {
+            "reason": outcome.reason, "cause": outcome.cause, "cause_text": outcome.cause_text,
+            "message": outcome.message,
+        }  # fmt: skip
+        self._tell(str(outcome.disposition), why_it_failed(outcome), **fields)
 
     def _tell(self, event: str, text: str, **fields: Any) -> None:
         after_s = time.monotonic() - self._began_at
@@ -138,6 +145,11 @@ class Watching:
             self._output.object({"event": event, "after_s": round(after_s, 3), **fields})
         else:
             self._output.line((f"{after_s:7.2f} s", "dim"), (f"{event:<10}", _STYLES.get(event, "")), text)
+
+
+def why_it_failed(outcome: "CallOutcome") -> str:
+    """The cause, where it tells anything; else Asterisk's or the worker's words."""
+    return _cause(outcome) if outcome.cause else outcome.message.removeprefix("the call failed: ") or _cause(outcome)
 
 
 def _cause(outcome: "CallOutcome") -> str:

@@ -1,5 +1,6 @@
 """What a user sees of an error: one sentence and an exit code, never a bare traceback."""
 
+import errno
 import os
 import sys
 from typing import Any, Final
@@ -70,6 +71,8 @@ def failure_of(error: BaseException) -> Failure:
         return Failure(str(known))
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Failure(f"the output cannot be written: {error.strerror}")
     hint = f"this is a bug, {TRACEBACK_VARIABLE}=1 in the environment shows where"
     return Failure(f"unexpected {type(error).__name__}: {error}; {hint}", BUG)
 

@@ -20,6 +20,7 @@ def hangup(server: str, channel: str, cause: int | None, **given: Any) -> None:
     Examples:
       amibus hangup pbx1 PJSIP/100-0000002a
       amibus hangup pbx1 1795452000.42 --cause 17
+      amibus hangup pbx1 'Local/100@default-0000002a;1'     # quoted: a semicolon ends a command of the shell
 
     \b
     Exit codes:

@@ -24,8 +24,10 @@ def record(
 ) -> None:  # fmt: skip
     """Record a live channel to a file on Asterisk's host (MixMonitor), until it hangs up or is stopped.
 
-    The ending of the file's name says the format (wav, gsm, ...). A relative name is below Asterisk's directory of
-    recordings. The manager user needs the class `system`.
+    The ending of the file's name says the format (wav, gsm, ...; without one it is raw). A relative name is below
+    Asterisk's directory of recordings. Asterisk does not tell if it cannot write there, or does not have the format:
+    look for the file. The manager user needs the class `system`. Quote the name of a Local channel, which holds a
+    semicolon.
 
     \b
     Examples:

@@ -26,7 +26,8 @@ def redirect(
 ) -> None:
     """Send a live channel to an extension of the dialplan: a phone, a conference, a queue, an outside line.
 
-    Channels are given by their name or Uniqueid. The context is `default` unless given.
+    Channels are given by their name or Uniqueid; quote those of Local channels, which hold a semicolon. The context is
+    `default` unless given. To a number that the dialplan does not have nothing is sent: Asterisk would hang it up.
 
     \b
     Examples:
