@@ -15,20 +15,27 @@ from workers.reader import READ_COUNT, Reader
 ROOM_S: Final = 1.0
 """The longest wait for room in a full lane: that nothing is taken is no sign of a worker that is stuck."""
 
+LEASE_LOOK_S: Final = 0.02
+"""How often it is looked whether the lease is certain again."""
+
 log = structlog.get_logger()
 
 
 class Intake:
     """What is held of both lanes, each entry by the task that handles it, and the reading of more.
 
-    `take` gets what was read, and has to `hold` each of these entries.
+    `take` gets what was read, and has to `hold` each of these entries. `may_read` says whether the lease is ours beyond
+    doubt.
     """
 
-    def __init__(self, reader: Reader, read_ahead: int, take: Callable[[list[Request]], None]) -> None:
+    def __init__(
+        self, reader: Reader, read_ahead: int, take: Callable[[list[Request]], None], may_read: Callable[[], bool]
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._reader = reader
         self._read_ahead = read_ahead
         self._take = take
+        self._may_read = may_read
         self._held: dict[str, dict[str, asyncio.Task[None]]] = {lane: {} for lane in LANES}
         self._room = asyncio.Event()
         """Set when a lane has room for a whole read."""
@@ -117,6 +124,9 @@ class Intake:
             # Its reply may be lost: what it took comes before what came later.
             for lane in LANES:
                 await self.take_missed(lane, surely=True)
+        # What a worker takes that was overtaken in its sleep the other finds only seconds later, out of its order.
+        while not self._may_read():  # noqa: ASYNC110
+            await asyncio.sleep(LEASE_LOOK_S)
         self._read_failed = True
         requests = await self._reader.read(lanes, count)
         self._read_failed = False

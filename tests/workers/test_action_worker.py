@@ -542,6 +542,20 @@ async def test_nobody_overtakes_who_waits_until_the_lease_is_certain(
     assert [action_id for action_id in asterisk.write_counts() if action_id.startswith("a")] == ["a1", "a2"]
 
 
+async def test_nothing_is_read_while_the_lease_may_be_anothers(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_be_ours = False
+    monkeypatch.setattr(Lease, "is_valid", property(lambda _lease: may_be_ours))
+    await desk.add("Ping", "a1")
+
+    async def is_queued() -> bool:
+        return (await desk.heartbeat())["queued"] == "1"
+
+    await eventually(is_queued)  # the doorbell has rung long since
+    assert await desk.pending() == 0, "it is left to whoever has the lease"
+    may_be_ours = True
+    assert (await desk.settled("a1"))["state"] == "done"
+
+
 async def test_calls_keep_to_their_rate(
     redis_url: str, asterisk: SimulatedAsterisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
