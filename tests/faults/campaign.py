@@ -151,8 +151,9 @@ class Campaign:
         )
         async with world:
             await discover(world)
-            for seed in seeds:
-                if self._is_over and self.options.replay is None:
+            for number, seed in enumerate(seeds):
+                # A world that was made is lived in, however long that took.
+                if self.options.replay is None and (self._is_enough if number == 0 else self._is_over):
                     break
                 self._handed_out += 1
                 failure = await self._play(world, seed)
@@ -168,10 +169,13 @@ class Campaign:
 
     @property
     def _is_over(self) -> bool:
+        return time.monotonic() > self._ends_at or self._is_enough
+
+    @property
+    def _is_enough(self) -> bool:
         options, tally = self.options, self.tally
         return bool(
-            time.monotonic() > self._ends_at
-            or (options.actions and tally.actions >= options.actions)
+            (options.actions and tally.actions >= options.actions)
             or (options.rounds and self._handed_out >= options.rounds)
         )
 

@@ -171,7 +171,9 @@ class Term:
     epoch: int
     host: str = ""
     at: float = 0.0
-    """Unix seconds."""
+    """When the worker heard of it (unix seconds)."""
+    asked_at: float = math.inf
+    """When it had asked for it, at the earliest; Redis has handed it out since. Infinite: not known."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,7 @@ class History:
     """From when until when (unix seconds) the subscription was interrupted: messages may be missing."""
     events: list[Seen] = field(default_factory=list)
     terms: list[Term] = field(default_factory=list)
-    """As they began, one per lease taken (and not found at once to be of an epoch of the past)."""
+    """As their workers heard of it, one per lease taken (and not found at once to be of an epoch of the past)."""
     pending: dict[str, int] = field(default_factory=dict)
     """By lane, at the end."""
     lengths: dict[str, int] = field(default_factory=dict)
@@ -598,7 +600,9 @@ def _nothing_left(history: History) -> Iterator[Violation]:
 
 def _epochs_grow(history: History) -> Iterator[Violation]:
     for before, after in pairwise(history.terms):
-        if after.epoch > before.epoch:
+        # Whose worker was held up hears of it later than the next one.
+        is_overlapping = after.epoch < before.epoch and after.asked_at <= before.at
+        if after.epoch > before.epoch or is_overlapping:
             continue
         # Of an epoch that Redis forgot this host's journal knows, and another's does not.
         if before.host != after.host and any(loss.has(before.at, LOOK_TO_WRITE_S) for loss in history.losses):

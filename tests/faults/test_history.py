@@ -351,6 +351,16 @@ def test_a_read_that_was_forgotten_may_expire_and_a_change_may_not() -> None:
         assert "written all the same" in rules(history)
 
 
+def test_a_worker_that_was_held_up_may_hear_of_its_epoch_after_a_later_one() -> None:
+    history = good()
+    history.terms = [Term(1, at=1.0, asked_at=0.9), Term(3, at=2.0, asked_at=1.9), Term(2, at=2.1, asked_at=1.8)]
+    assert check(history) == []
+    history.terms[2] = Term(2, at=2.1, asked_at=2.05)
+    assert rules(history) == {"epochs"}
+    history.terms[2] = Term(3, at=2.1, asked_at=1.8)
+    assert rules(history) == {"epochs"}
+
+
 def test_an_epoch_that_was_forgotten_may_begin_again_only_on_another_host() -> None:
     for host, allowed in (("far", True), ("near", False)):
         history = gone_back()

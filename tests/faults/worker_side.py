@@ -26,7 +26,7 @@ from tests.faults.variants import VARIANTS
 from workers.cli.worker import run_worker
 from workers.config import Settings, load_settings
 from workers.journal import Journal
-from workers.lease import Lease
+from workers.lease import MARGIN, Lease
 
 BYTES: Final = 65_536
 
@@ -129,14 +129,14 @@ def _note_leases(path: str) -> None:
     notes = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     acquire, seal = Lease.acquire, Journal.seal
 
-    def note(what: str, epoch: int) -> None:
+    def note(what: str, epoch: int, asked_at: float = 0.0) -> None:
         # By the monotonic clock, which all processes share and no test sets.
         host = os.environ["AMIBUS_AMI_USERNAME"]
-        os.write(notes, f"{what} {epoch} {os.getpid()} {host} {time.monotonic():.6f}\n".encode())
+        os.write(notes, f"{what} {epoch} {os.getpid()} {host} {time.monotonic():.6f} {asked_at:.6f}\n".encode())
 
     async def noted_acquire(self: Lease, *arguments: Any) -> None:
         await acquire(self, *arguments)
-        note("taken", self.epoch)
+        note("taken", self.epoch, self._valid_until - self._life_s * (1 - MARGIN))
 
     def noted_seal(self: Journal, epoch: int) -> None:
         seal(self, epoch)

@@ -232,17 +232,17 @@ class World:
         return Counter(line.partition(" ")[2] for line in lines if line.startswith(f"{what} "))
 
     def terms(self) -> list[Term]:
-        """As they began in this round, in the order in which the lease was taken. Where the journal was not sealed it
-        never came to anything: the worker was lost, or found the epoch to be of the past."""
+        """As they began in this round, in the order in which their workers heard of it. Where the journal was not
+        sealed it never came to anything: the worker was lost, or found the epoch to be of the past."""
         taken: list[tuple[str, Term]] = []
         sealed: set[tuple[str, int]] = set()
         offset_s = time.time() - time.monotonic()
         for line in self.leases.read_text().splitlines():
-            what, epoch, pid, host, at = line.split()
+            what, epoch, pid, host, at, asked_at = line.split()
             if what == "sealed":
                 sealed.add((pid, int(epoch)))
             else:
-                taken.append((pid, Term(int(epoch), host, float(at) + offset_s)))
+                taken.append((pid, Term(int(epoch), host, float(at) + offset_s, float(asked_at) + offset_s)))
         return [term for pid, term in taken if (pid, term.epoch) in sealed]
 
     def environment(self, host: Host) -> dict[str, str]:
