@@ -11,7 +11,7 @@ import pytest
 import redis
 from click import UsageError
 
-from tests.cli.commands import Outcome, amibus, until
+from tests.cli.commands import Outcome, Running, amibus, until
 from tests.cli.conftest import Station
 from workers.cli.asking import person, plain, split_place
 
@@ -127,9 +127,13 @@ def test_a_redis_that_says_nothing_is_not_waited_for_any_longer(silent_redis: st
     assert time.monotonic() - began < 10
 
 
-def test_a_redis_that_says_nothing_is_told(silent_redis: str) -> None:
-    outcome = amibus("channels", "pbx1", "--wait", "6", settings={"AMIBUS_REDIS": silent_redis})
-    assert "does not answer; still trying" in outcome.stderr.splitlines()[0]
+@pytest.mark.parametrize(
+    "command", [("channels", "pbx1"), ("send", "pbx1", "Ping"), ("status",), ("unknown", "pbx1"), ("tail", "pbx1")]
+)
+def test_a_redis_that_says_nothing_is_told(silent_redis: str, command: tuple[str, ...]) -> None:
+    with Running(*command, settings={"AMIBUS_REDIS": silent_redis}) as waiting:
+        until(lambda: bool(waiting.errors), "it is told", waiting)
+        assert "does not answer; still trying" in waiting.errors[0]
 
 
 def test_a_queue_that_nobody_serves_is_told(station: Station) -> None:

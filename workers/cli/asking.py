@@ -1,24 +1,23 @@
 """What the commands have in common that ask Asterisk something: their options, the asking, how they end."""
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from broker.errors import ActionUnknown, BusUnavailable, ResultTimeout
-from broker.redis_url import masked
+from broker.errors import ActionUnknown, ResultTimeout
 from workers.cli.failures import UNKNOWN, Failure
+from workers.cli.open_bus import open_bus
 from workers.cli.options import client_options, client_settings
 from workers.cli.output import Cell, Output
-from workers.cli.presence import ended, notice_absence, notice_silence
+from workers.cli.presence import ended, notice_absence
 from workers.cli.running import run
 from workers.config import Settings
 
 if TYPE_CHECKING:
-    from broker import Bus, Server
+    from broker import Server
     from broker.telephony import Options
 
 WAIT_S: Final = 30.0
@@ -66,29 +65,13 @@ class Question:
             self.output.table(columns, [row(each) for each in found], nothing)
 
     async def _ask(self, work: Callable[["Server"], Awaitable[T]]) -> T:
-        from broker.client import Bus
-
-        async with contextlib.AsyncExitStack() as stack:
-            bus = await self._connected(stack, Bus(self.settings.redis, self.settings.prefix))
+        async with open_bus(self.settings.redis, self.settings.prefix, self.wait_s) as bus:
             pbx = bus.server(self.server)
             notice = asyncio.create_task(notice_absence(pbx))
             try:
                 return await work(pbx)
             finally:
                 await ended(notice)
-
-    async def _connected(self, stack: contextlib.AsyncExitStack, bus: "Bus") -> "Bus":
-        """The bus, open within --wait: by itself it tries a Redis that says nothing for longer."""
-        notice = asyncio.create_task(notice_silence(self.settings.redis))
-        try:
-            async with asyncio.timeout(self.wait_s):
-                return await stack.enter_async_context(bus)
-        except TimeoutError:
-            raise BusUnavailable(
-                f"Redis at {masked(self.settings.redis)} did not answer within {self.wait_s:g} s"
-            ) from None
-        finally:
-            await ended(notice)
 
 
 def question(server: str, given: Mapping[str, Any]) -> Question:

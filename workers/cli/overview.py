@@ -11,6 +11,7 @@ from broker.keys import GROUP, LANES, Keys, servers_key
 from broker.link import Address
 from broker.pipeline import Pipeline
 from broker.record import text_fields
+from workers.cli.open_bus import silence_told
 
 LAST_RESULTS: Final = 5
 LAST_DEAD: Final = 3
@@ -23,7 +24,8 @@ async def connected(redis: str) -> AsyncGenerator[Pipeline]:
     """A connection to Redis. Raises `BusUnavailable`, `SettingsError`."""
     pipeline = Pipeline(Address(redis))
     try:
-        await pipeline.open()
+        async with silence_told(redis):
+            await pipeline.open()
         yield pipeline
     finally:
         await pipeline.close()

@@ -5,22 +5,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from broker.redis_url import masked
-
 if TYPE_CHECKING:
     from broker import Server
 
 NOTICE_S: Final = 1.5
 """With no result after so long, it is looked whether anybody serves the queue at all."""
-
-SILENCE_S: Final = 5.0
-"""A Redis that cannot be reached for so long is not merely restarting."""
-
-
-async def notice_silence(redis: str) -> None:
-    """Say so if Redis does not answer at all."""
-    await asyncio.sleep(SILENCE_S)
-    click.echo(f"amibus: Redis at {masked(redis)} does not answer; still trying", err=True)
 
 
 async def notice_absence(pbx: "Server", what: str = "what was asked") -> None:

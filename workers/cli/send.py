@@ -11,6 +11,7 @@ from click.exceptions import Exit
 from broker.keys import Keys
 from workers.cli.failures import UNKNOWN, Failure
 from workers.cli.names import action_argument, server_argument
+from workers.cli.open_bus import open_bus
 from workers.cli.options import client_options, client_settings
 from workers.cli.output import Output
 from workers.cli.presence import ended, notice_absence
@@ -104,9 +105,8 @@ def _deadline(text: str | None) -> str | None:
 
 async def _send(settings: "Settings", server: str, order: Order, output: Output, *, wait: bool, follow: bool) -> int:
     from broker import BusUnavailable
-    from broker.client import Bus
 
-    async with Bus(settings.redis, settings.prefix) as bus:
+    async with open_bus(settings.redis, settings.prefix, order.wait_s) as bus:
         pbx = bus.server(server)
         try:
             call = await pbx.submit(order.action, headers=order.headers, timeout=order.wait_s, **order.options)

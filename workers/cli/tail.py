@@ -7,6 +7,7 @@ import click
 from click.exceptions import Exit
 
 from workers.cli.names import event_arguments, server_argument
+from workers.cli.open_bus import open_bus
 from workers.cli.options import client_options, client_settings
 from workers.cli.output import Output
 from workers.cli.running import run
@@ -84,13 +85,11 @@ class _Printer:
 
 
 async def _tail(settings: "Settings", server: str, names: tuple[str, ...], since: str, printer: _Printer) -> None:
-    from broker import Bus
-
     if names:
         names = (*names, ALWAYS_SHOWN)
     start = await place(settings.redis, since)
     async with (
-        Bus(settings.redis, settings.prefix) as bus,
+        open_bus(settings.redis, settings.prefix) as bus,
         contextlib.aclosing(bus.server(server).events(*names, since=start)) as events,
     ):
         async for event in events:
