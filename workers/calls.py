@@ -115,6 +115,8 @@ class Calls:
         call.told_at = max(call.told_at, sending_at or 0.0)
         if call.response is None or call.response.cancelled():
             call.response = asyncio.get_running_loop().create_future()
+            # Whoever waits for it may have found out elsewhere: that it was lost is no news then.
+            call.response.add_done_callback(lambda response: response.cancelled() or response.exception())
             call.has_outcome = False
         return call.response
 

@@ -1,6 +1,7 @@
 """Calls followed from their first Newchannel to the last Hangup of their last leg."""
 
 import asyncio
+import gc
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from tests.bus_side import until
 from workers import calls as calls_module
 from workers.calls import Calls, Note
 from workers.channels import UP, Channel
+from workers.connection import ConnectionLost
 from workers.outcome import Outcome
 
 TTL_MS = 5000
@@ -182,6 +184,18 @@ async def test_an_outcome_that_is_here_and_not_out_yet_cannot_be_lost(calls: Cal
     assert (await response).events == [answer.headers]
     calls.give_up("a1", placed=True)
     assert not calls.has_outcome("other")
+
+
+async def test_that_an_outcome_was_lost_is_no_error_where_nobody_waits_for_it(calls: Calls) -> None:
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: complaints.append(context))
+    calls.expect("a1", "u1")
+    calls.lose(["u1"], ConnectionLost("nobody saw it"))
+    calls.rule_out("a1")
+    assert len(calls) == 0
+    await asyncio.sleep(0)  # the future's callbacks
+    gc.collect()
+    assert complaints == []
 
 
 async def test_a_success_answers_a_dialing_call(calls: Calls) -> None:
