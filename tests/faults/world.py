@@ -357,9 +357,17 @@ class Round:
             was, fewest = fewest, min(fewest, left)
             return left < was
 
-        with contextlib.suppress(TimeoutError):
-            while fewest:
-                await wait_for("less is left", is_less, self.world.settle_deadline_s)
+        for is_last in (len(self.world.slots) == 1, True):
+            with contextlib.suppress(TimeoutError):
+                while fewest:
+                    await wait_for("less is left", is_less, self.world.settle_deadline_s)
+            if not fewest or is_last:
+                return
+            # On a machine that is too busy for the short life of a lease workers take it from each other without end.
+            self.world.befell["rounds left to one worker to settle"] += 1
+            for slot in self.world.slots:
+                if slot is not self.server:
+                    await slot.end()
 
     async def finish(self) -> History:
         """Cure everything, wait until all is settled, end the workers: all that was seen."""
