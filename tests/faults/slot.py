@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tests.faults.host import Host
 from tests.faults.kill_points import Orders
 from tests.faults.nursery import Life
+from tests.faults.tasks import AGAIN_S
 
 if TYPE_CHECKING:
     from tests.faults.world import World
@@ -86,8 +87,10 @@ class Slot:
     async def _end_keeping(self) -> None:
         if self._keeping is None:
             return
-        async with self._birth:  # in the middle of it nobody would know of the child
-            self._keeping.cancel()
+        while not self._keeping.done():  # up to Python 3.11 redis-py may swallow a cancellation
+            async with self._birth:  # in the middle of it nobody would know of the child
+                self._keeping.cancel()
+            await asyncio.wait([self._keeping], timeout=AGAIN_S)
         (error,) = await asyncio.gather(self._keeping, return_exceptions=True)
         if isinstance(error, Exception):
             self._world.crashes.append(f"nobody could live at {self.name} any more: {error!r}")
