@@ -20,8 +20,8 @@ from tests.faults.world import LEASE_S, Round, World, wait_for
 
 Course = Callable[[Round], Awaitable[None]]
 
-HURRY_S: Final = 3.0
-"""In a scene everything is settled within that time, or never."""
+HURRY_S: Final = 6.0
+"""In a scene one thing after the other is settled within that time, or never."""
 
 
 HOUR_S: Final = 3600.0
