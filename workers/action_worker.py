@@ -239,6 +239,7 @@ class ActionWorker:
     async def _leave(self, jobs: list[Job], turn: Turn | None) -> tuple[list[Job], list[Told]]:
         """Which jobs may be sent, and what becomes of the others."""
         may_go: list[Job] = []
+        again: list[Job] = []
         unsent: list[Told] = []
         for job, (verdict, at) in zip(jobs, await self.mark_sending(jobs, probe=turn is None), strict=True):
             if verdict == "sending":
@@ -248,10 +249,18 @@ class ActionWorker:
             elif verdict == "sending" and turn is not None:
                 may_go.append(job)
             elif verdict == "begun" and turn is not None:
-                self._schedule.release(turn)
-                unsent.append((job, await self._lost_work.fate_of_forgotten_group(job)))
+                await self._lost_work.learn_begun(job)
+                if self._lost_work.begin_again(job):
+                    again.append(job)
+                else:
+                    self._schedule.release(turn)
+                    unsent.append((job, await self._lost_work.fate_of_begun(job)))
             else:
                 unsent.append((job, self._unsent(job, verdict)))
+        if again:  # in the same turn, that nobody who came later overtakes them
+            more, others = await self._leave(again, turn)
+            may_go = [job for job in jobs if job in may_go or job in more]
+            unsent += others
         return may_go, unsent
 
     async def mark_sending(self, jobs: list[Job], *, probe: bool) -> list[tuple[str, float]]:

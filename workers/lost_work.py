@@ -77,23 +77,27 @@ class LostWork:
             return replace(found, has_no_call=True)
         return found
 
-    async def fate_of_forgotten_group(self, job: Job) -> Outcome | Next:
+    async def learn_begun(self, job: Job) -> None:
         """The entry is new to the group, and yet its record says that it was begun: the group was destroyed."""
         names = ["epoch", "sending_at"]
         epoch, sending_at = await record_fields(self._redis, self._keys, job.request.action_id, names)
         job.epoch, job.sending_at = int(epoch or 0), float(sending_at or 0) or None
-        return await self.fate_of_begun(job)
+
+    def begin_again(self, job: Job) -> bool:
+        """Whether what was begun is to be done again: what only reads, and what the journal proves never to have been
+        written. The job is made ready for it."""
+        # What is in doubt another host's worker may have written, before one of this host began it in vain.
+        if not job.reads_only and (self._is_doubtful(job) or not self._diary.proves_unwritten(job)):
+            return False
+        job.again, job.written = True, job.reads_only
+        job.sending_at = job.epoch = None
+        return True
 
     async def fate_of_begun(self, job: Job) -> Outcome | Next:
-        """What only reads is done again, and so is what the journal proves never to have been written; of a call the
-        truth is looked for; of all else nobody knows."""
-        # What is in doubt another host's worker may have written, before one of this host began it in vain.
-        is_unwritten = self._diary.proves_unwritten(job)
-        if job.reads_only or (is_unwritten and not self._is_doubtful(job)):
-            job.again, job.written = True, job.reads_only
-            job.sending_at = job.epoch = None
+        """What may be is done again; of a call the truth is looked for; of all else nobody knows."""
+        if self.begin_again(job):
             return Next.AGAIN
-        otherwise = RECORD_DOUBTFUL if is_unwritten else WORKER_LOST
+        otherwise = RECORD_DOUBTFUL if self._diary.proves_unwritten(job) else WORKER_LOST
         if job.channel_id is not None:
             return await self._originates.find_out(job, otherwise)
         return otherwise

@@ -80,6 +80,19 @@ async def test_a_change_under_way_is_known_even_where_the_group_forgot_it(
     assert asterisk.write_counts()["a1"] == 1
 
 
+async def test_what_is_sent_again_because_the_group_forgot_it_keeps_its_place(
+    redis_url: str, asterisk: SimulatedAsterisk
+) -> None:
+    note(await take_over(redis_url, "sending", *SETVAR))
+    async with Desk(redis_url) as desk:
+        await desk.redis.xgroup_destroy(desk.keys.actions, GROUP)
+        await desk.add("Setvar", "a2", Variable="x", Value="2")
+    async with serving(redis_url, asterisk, "second") as desk:
+        for action_id in ("a1", "a2"):
+            assert (await desk.settled(action_id))["state"] == "done"
+    assert [action_id for action_id in asterisk.write_counts() if action_id.startswith("a")] == ["a1", "a2"]
+
+
 async def test_it_is_told_even_while_asterisk_is_away(redis_url: str, asterisk: SimulatedAsterisk) -> None:
     asterisk.faults.lose_response("a1")
     async with serving(redis_url, asterisk, "first") as desk:
