@@ -20,9 +20,6 @@ REVISES: Final = WERE_SENT
 
 REUSED: Final = "action-id-reused"
 
-UNANSWERED: Final = ("timeout", "connection-lost")
-"""What was written and not answered."""
-
 LOOK_TO_WRITE_S: Final = 1.0
 """A worker may be stopped between its last look at the deadline and the write, as long as its lease lives."""
 
@@ -375,7 +372,7 @@ def _not_written_after_its_fate(history: History) -> Iterator[Violation]:
         line = settled.get(write.action_id)
         if line is not None and line.state != State.REJECTED and write.action_id not in reads:
             late_s = write.at - line.at
-            if late_s > CLOCKS_S and line.error_code in UNANSWERED and history.was_held(line.at, write.at):
+            if late_s > CLOCKS_S and line.state == State.UNKNOWN and history.was_held(line.at, write.at):
                 history.allowed["written before its fate, and held up by the network"] += 1
             elif late_s > CLOCKS_S:
                 yield Violation("written late", write.action_id, f"{late_s:.2f} s after it was settled {line.state}")
