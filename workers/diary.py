@@ -60,12 +60,12 @@ class Diary:
         return True
 
     def proves_unwritten(self, job: Job) -> bool:
-        """Whether what a lost worker began was surely never written: this journal has all of its epoch, and knows that
+        """Whether what a lost worker began was surely never written: this journal has all of its time, and knows that
         this action was not, or knows nothing of it."""
         if job.epoch is None or job.epoch >= self._epoch:
             return False
         noted = self._journal.known(job.request.action_id)
-        return self._journal.covers(job.epoch) and (noted is None or not noted.written)
+        return self._journal.has_all_of(job.epoch, job.marked_by) and (noted is None or not noted.written)
 
     def close(self) -> None:
         """Give up what waits for the disk."""

@@ -51,6 +51,8 @@ class Job:
     """Redis' time of its mark; None: it is not marked."""
     epoch: int | None = None
     """The epoch of its mark: this worker's, or a lost one's."""
+    marked_by: str = ""
+    """The lost worker that marked it, by its name."""
     begun_before: float | None = None
     """Redis forgot it, and it may have been sent since this (unix seconds by Redis' clock)."""
     again: bool = False

@@ -34,6 +34,7 @@ from workers.journal_line import (
     read_header,
     read_lines,
     seal_line,
+    worker_word,
 )
 from workers.journal_lock import JournalBusy, JournalLock
 
@@ -138,17 +139,25 @@ class Journal:
         return Noted(action_id, note.lane, note.entry, note.epoch, note.at, note.written)
 
     def covers(self, epoch: int) -> bool:
-        """Whether all that was noted in this epoch is here, so that what is not was never written to Asterisk."""
+        """Whether an epoch of this number was begun here, and all that was noted in it is here."""
         return any(seal.epoch == epoch for seal in self._seals) and not self._damaged
 
-    def seal(self, epoch: int) -> None:
-        """Begin an epoch: whoever held this journal before writes nothing from now on. Raises `JournalFull` and
-        `Fenced`."""
+    def has_all_of(self, epoch: int, worker: str) -> bool:
+        """Whether all that this worker noted in this epoch is here, so that what is not it never wrote to Asterisk."""
+        word = worker_word(worker)
+        return bool(word) and any(
+            (seal.epoch, seal.worker) == (epoch, word) for seal in self._seals if not self._damaged
+        )
+
+    def seal(self, epoch: int, worker: str = "") -> None:
+        """Begin an epoch of this worker: whoever held this journal before writes nothing from now on. Raises
+        `JournalFull` and `Fenced`."""
         with self._turn:
             if self._must_replace:
                 self._make_room()
-            pid = os.getpid()
-            self._seals.append(Seal(self._append(seal_line(epoch, self._boot, pid)), epoch, self._boot, pid))
+            pid, word = os.getpid(), worker_word(worker)
+            offset = self._append(seal_line(epoch, self._boot, pid, word))
+            self._seals.append(Seal(offset, epoch, self._boot, pid, word))
             self._epoch = epoch
             self.last_epoch = max(self.last_epoch, epoch)
 
@@ -300,7 +309,7 @@ class Journal:
         lines = [header(self._owner)]
         if all(seal.epoch != self.last_epoch for seal in (*in_force, *inside)):
             lines.append(seal_line(self.last_epoch, UNKNOWN_BOOT, 0))
-        lines += [seal_line(seal.epoch, seal.boot, seal.pid) for seal in in_force]
+        lines += [seal_line(seal.epoch, seal.boot, seal.pid, seal.worker) for seal in in_force]
         return b"".join(lines), in_force + inside
 
 

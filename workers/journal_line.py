@@ -1,18 +1,20 @@
 """The journal's lines, both ways: pure text, and words that `grep` finds.
 
     amibus-journal 1 ami:{pbx1}
-    SEAL 7 0b1e8a5c-6d3f-4a39-9f0c-2d9b7f6a1c55 4711
+    SEAL 7 0b1e8a5c-6d3f-4a39-9f0c-2d9b7f6a1c55 4711 host-4711
     A W 1764150000.123456 7 actions 1764149999123-0 call-42
     A - 1764150000.123456 7 actions 1764149999124-0 call-43
 
 A note's flag is `-` until the action is about to be written to Asterisk, then `W`. Only a seal of this boot makes it
-believable: the page cache, which has it before the disk, outlives a process and no boot.
+believable: the page cache, which has it before the disk, outlives a process and no boot. A seal names the worker: a
+Redis that went back in time may hand out an epoch twice, the second time on another host.
 """
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import quote
 
 from broker.keys import LANES
 
@@ -35,7 +37,7 @@ _HEADER: Final = re.compile(rb"amibus-journal (\d{1,9}) ([!-~]{1,128})\n")
 # A damaged flag is one that does not say "not written".
 _LINE: Final = re.compile(
     rb"A (.) (\d{1,12}\.\d{6}) (\d{1,19}) (%s) (\d{1,20}-\d{1,20}) ([A-Za-z0-9._:-]{1,64})\n"
-    rb"|SEAL (\d{1,19}) ([0-9A-Za-z-]{1,64}) (\d{1,19})\n" % "|".join(LANES).encode()
+    rb"|SEAL (\d{1,19}) ([0-9A-Za-z-]{1,64}) (\d{1,19})(?: ([!-~]{1,128}))?\n" % "|".join(LANES).encode()
 )
 
 
@@ -59,6 +61,8 @@ class Seal:
     epoch: int
     boot: str
     pid: int
+    worker: str = ""
+    """As `worker_word` has its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +86,14 @@ def read_header(data: bytes) -> tuple[int, str] | None:
     return match and (int(match[1]), match[2].decode())
 
 
-def seal_line(epoch: int, boot: str, pid: int) -> bytes:
-    """The line of a seal. Raises ValueError."""
-    return _checked(f"SEAL {epoch} {boot} {pid}\n")
+def seal_line(epoch: int, boot: str, pid: int, worker: str = "") -> bytes:
+    """The line of a seal; `worker`: a `worker_word`. Raises ValueError."""
+    return _checked(f"SEAL {epoch} {boot} {pid}{worker and f' {worker}'}\n")
+
+
+def worker_word(name: str) -> str:
+    """A worker's name as one word of a line."""
+    return quote(name, safe="!#$&'()*+,/:;=?@[]")[:128]
 
 
 def note_line(action_id: str, lane: str, entry: str, *, epoch: int, at: float, written: bool) -> bytes:
@@ -100,12 +109,12 @@ def read_lines(data: bytes, start: int, end: int) -> Iterator[tuple[str, Note] |
         if match.start() > start:
             yield _damage(data, start, match.start())
         start = match.end()
-        flag, at, epoch, lane, entry, action_id, seal, boot, pid = match.groups()
+        flag, at, epoch, lane, entry, action_id, seal, boot, pid, worker = match.groups()
         if seal is None:
             note = Note(match.start(), float(at), int(epoch), lanes[lane], entry.decode(), flag != NOT_WRITTEN)
             yield action_id.decode(), note
         else:
-            yield Seal(match.start(), int(seal), boot.decode(), int(pid))
+            yield Seal(match.start(), int(seal), boot.decode(), int(pid), (worker or b"").decode())
     if start < end:
         yield _damage(data, start, end)
 

@@ -79,9 +79,10 @@ class LostWork:
 
     async def learn_begun(self, job: Job) -> None:
         """The entry is new to the group, and yet its record says that it was begun: the group was destroyed."""
-        names = ["epoch", "sending_at"]
-        epoch, sending_at = await record_fields(self._redis, self._keys, job.request.action_id, names)
+        names = ["epoch", "sending_at", "worker"]
+        epoch, sending_at, worker = await record_fields(self._redis, self._keys, job.request.action_id, names)
         job.epoch, job.sending_at = int(epoch or 0), float(sending_at or 0) or None
+        job.marked_by = (worker or b"").decode()
 
     def begin_again(self, job: Job) -> bool:
         """Whether what was begun is to be done again: what only reads, and what the journal proves never to have been

@@ -100,7 +100,7 @@ async def _open_journal(
         if journal.last_epoch >= lease.epoch:
             log.error("redis has gone back in time", epoch=lease.epoch, epoch_of_the_journal=journal.last_epoch)
             await unless(stopping, lease.overtake(journal.last_epoch))
-        await asyncio.to_thread(journal.seal, lease.epoch)
+        await asyncio.to_thread(journal.seal, lease.epoch, settings.name)
     except JournalFull as error:
         journal.close()
         await lease.release()

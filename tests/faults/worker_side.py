@@ -138,8 +138,8 @@ def _note_leases(path: str) -> None:
         await acquire(self, *arguments)
         note("taken", self.epoch, self._valid_until - self._life_s * (1 - MARGIN))
 
-    def noted_seal(self: Journal, epoch: int) -> None:
-        seal(self, epoch)
+    def noted_seal(self: Journal, epoch: int, worker: str = "") -> None:
+        seal(self, epoch, worker)
         note("sealed", epoch)
 
     exchange(Lease, acquire=noted_acquire)

@@ -1,5 +1,6 @@
 """The journal: what was noted stays noted, and what may have been written is never said not to have been."""
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Callable
@@ -39,6 +40,19 @@ def test_the_file_can_be_read_by_people(opened: Journal, tmp_path: Path) -> None
         "A - 1764150000.250000 1 actions 1-1 call-1",
         "A W 1764150000.250000 1 actions 1-1 call-2",
     ]
+
+
+@pytest.mark.parametrize("name", ["pbx-host-4711", "two words", "Zoë %", "w" * 200])
+def test_it_has_all_of_a_workers_epoch_if_that_worker_has_begun_it_here(tmp_path: Path, name: str) -> None:
+    with contextlib.closing(reopen(tmp_path)) as journal:
+        journal.seal(3, name)
+        assert journal.has_all_of(3, name)
+    with contextlib.closing(reopen(tmp_path)) as journal:
+        journal.seal(4)
+        assert journal.has_all_of(3, name)
+        assert journal.covers(4)
+        for epoch, worker in ((3, "another"), (3, ""), (4, name), (4, "")):
+            assert not journal.has_all_of(epoch, worker)
 
 
 def test_only_its_user_may_read_it(tmp_path: Path) -> None:

@@ -251,11 +251,11 @@ SETVAR = (("Action", "Setvar"), ("ActionID", "a1"), ("Variable", "x"), ("Value",
 ORIGINATE = (("Action", "Originate"), ("ActionID", "a1"), ("Channel", "Local/1@x"))
 
 
-def note(entry: str, *, noted: bool = True, begun: bool = False, epoch: int = 7) -> None:
+def note(entry: str, *, noted: bool = True, begun: bool = False, epoch: int = 7, worker: str = "lost one") -> None:
     """Have this host's journal say how far the lost worker had come with `a1`."""
     directory = journal_directory("", os.environ)
     with contextlib.closing(Journal.open(directory, "ami:{pbx1}", keep_s=7200, now=time.time)) as journal:
-        journal.seal(epoch)
+        journal.seal(epoch, worker)
         if noted:
             journal.note([("a1", ACTIONS, entry)], epoch)
         if begun:
@@ -283,10 +283,13 @@ async def test_what_may_have_been_written_is_not_sent(
     assert not asterisk.writes("a1")
 
 
+@pytest.mark.parametrize(
+    ("epoch", "worker"), [(6, "lost one"), (7, "ours")], ids=["another epoch", "its epoch, handed out twice"]
+)
 async def test_of_what_another_host_had_begun_this_journal_proves_nothing(
-    redis_url: str, asterisk: SimulatedAsterisk
+    redis_url: str, asterisk: SimulatedAsterisk, epoch: int, worker: str
 ) -> None:
-    note(await take_over(redis_url, "sending", *SETVAR), noted=False, epoch=6)
+    note(await take_over(redis_url, "sending", *SETVAR), noted=False, epoch=epoch, worker=worker)
     async with serving(redis_url, asterisk, "second") as desk:
         assert (await desk.settled("a1"))["error_code"] == "worker-lost"
     assert not asterisk.writes("a1")
@@ -460,7 +463,7 @@ async def take_over(redis_url: str, state: str, *fields: tuple[str, str], lane: 
         await desk.redis.xreadgroup(GROUP, "lost", {desk.keys.lane(lane): ">"})
         if state:
             record = {"state": state, "entry": entry, "lane": lane, "epoch": "7", "sending_at": f"{time.time():.6f}"}
-            record |= recorded
+            record |= {"worker": "lost one"} | recorded
             await desk.redis.hset(desk.keys.action("a1"), mapping=record)
             await desk.redis.set(desk.keys.epoch, "7")
     return entry
