@@ -86,7 +86,7 @@ class Nursery:
         self._environment = environment
         self._process: Process | None = None
         self._reading: asyncio.Task[None] | None = None
-        self._starting: deque[asyncio.Future[int]] = deque()
+        self._starting: deque[asyncio.Future[tuple[int, asyncio.Future[int]]]] = deque()
         self._ends: dict[int, asyncio.Future[int]] = {}
 
     async def __aenter__(self) -> Self:
@@ -119,12 +119,12 @@ class Nursery:
         assert self._process.stdin is not None
         log = self._directory / f"{name}.log"
         command = {"environment": {**environment, "AMIBUS_NAME": name}, "orders": asdict(orders), "log": str(log)}
-        started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        started: asyncio.Future[tuple[int, asyncio.Future[int]]] = asyncio.get_running_loop().create_future()
         self._starting.append(started)
         self._process.stdin.write(json.dumps(command).encode() + b"\n")
         async with asyncio.timeout(DEADLINE_S):
-            pid = await started
-        return Life(pid, name, orders, log, self._ends[pid])
+            pid, ended = await started
+        return Life(pid, name, orders, log, ended)
 
     async def _read(self, process: Process) -> None:
         assert process.stdout is not None
@@ -132,9 +132,9 @@ class Nursery:
             answer = json.loads(line)
             if "started" in answer:
                 pid = answer["started"]
-                self._ends[pid] = asyncio.get_running_loop().create_future()
+                ended = self._ends[pid] = asyncio.get_running_loop().create_future()
                 starting = self._starting.popleft()
                 if not starting.done():  # whoever started it may have been told to end meanwhile
-                    starting.set_result(pid)
+                    starting.set_result((pid, ended))  # it may have ended before whoever waits hears of it
             else:
                 self._ends.pop(answer["ended"]).set_result(answer["code"])
