@@ -351,6 +351,25 @@ def test_a_read_that_was_forgotten_may_expire_and_a_change_may_not() -> None:
         assert "written all the same" in rules(history)
 
 
+def test_what_another_host_may_have_written_holds_up_nobody() -> None:
+    history = good()
+    entries = [Entry(each, f"{2000 + n}-0", "Hangup", producer="p", cost="changes") for n, each in enumerate("xyz")]
+    for entry in entries:
+        history.entries.append(entry)
+        history.lines.append(Line(entry.action_id, entry.entry, "done"))
+        history.records[entry.action_id] = record(entry.entry, "done")
+        history.messages.append(result(entry.action_id, entry.entry, State.DONE))
+    history.terms = [Term(1, "near", 1.0), Term(2, "far", 3.0), Term(3, "near", 5.0)]
+    history.writes += [Write("y", "Hangup", 4.0, host="far"), Write("x", "Hangup", 6.0, host="near")]
+    history.writes.append(Write("z", "Hangup", 7.0, host="near"))
+    assert check(history) == []
+    history.terms[0] = Term(1, "far", 1.0)  # nobody of this host can have begun it
+    assert rules(history) == {"out of order"}
+    history.terms[0] = Term(1, "near", 1.0)
+    history.writes[-3] = Write("y", "Hangup", 4.0, host="near")
+    assert rules(history) == {"out of order"}
+
+
 def test_a_worker_that_was_held_up_may_hear_of_its_epoch_after_a_later_one() -> None:
     history = good()
     history.terms = [Term(1, at=1.0, asked_at=0.9), Term(3, at=2.0, asked_at=1.9), Term(2, at=2.1, asked_at=1.8)]
