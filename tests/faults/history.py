@@ -288,11 +288,12 @@ def _take_out_forgotten(history: History) -> None:
     """Messages about what was settled and then forgotten: Redis has no line of it, or another one of later."""
     if not history.losses:
         return
-    lines = {(line.key, round(line.at, 6)) for line in history.lines}
+    told_at = {(line.key, round(line.at, 6)): line.told_at for line in history.lines}
 
     def is_forgotten(said: Said, others: Sequence[Said]) -> bool:
-        if (said.key, round(said.settled_at, 6)) in lines:
-            return False
+        told = told_at.get((said.key, round(said.settled_at, 6)))
+        if told is not None:  # perhaps again, for the reply to the first telling was lost, too
+            return any(loss.has(said.heard_at) and told > loss.until for loss in history.losses)
         # Of a pair, on the action's channel and on the reply channel, one may have been heard just within that time.
         pair = [other.heard_at for other in others if other.is_twin_of(said)]
         return any(loss.has(at, CLOCKS_S) for loss in history.losses for at in (said.heard_at, *pair))

@@ -240,6 +240,17 @@ def test_a_result_that_was_forgotten_may_be_another_one_later() -> None:
     assert "disagreement" in rules(history)
 
 
+def test_a_result_that_was_forgotten_may_be_told_again_as_it_was() -> None:
+    history = gone_back()
+    history.lines[1] = replace(history.lines[1], at=0.9, told_at=1.2)
+    again = replace(history.messages[1], settled_at=0.9, heard_at=1.2)
+    history.messages[1] = replace(again, heard_at=0.9)  # its reply was lost, and then Redis forgot it
+    history.messages.append(again)
+    assert check(history) == []
+    history.messages.append(again)
+    assert rules(history) == {"said twice"}
+
+
 def test_an_end_of_the_time_that_was_forgotten_may_lie_between_the_two_of_a_pair() -> None:
     history = gone_back()
     forget(history, "b")
