@@ -6,7 +6,7 @@ import shutil
 import tempfile
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.client_side import admin, bus, no_looking, pbx, worker
 from tests.sentinel import sentinels
@@ -17,8 +17,8 @@ __all__ = [
     "worker",
 ]  # fmt: skip
 
-# How long an example takes tells of the machine, not of the code.
-settings.register_profile("amibus", deadline=None)
+# How long an example takes, or to make one up, tells of the machine, not of the code.
+settings.register_profile("amibus", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("amibus")
 
 # For workers that a fixture starts for several tests.
