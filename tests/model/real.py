@@ -33,7 +33,7 @@ class Real:
         self._shas = {name: self.redis.script_load(text) for name, text in texts.items()}
         self._listener: Any = self.redis.pubsub()  # type: ignore[no-untyped-call]
         self._listener.psubscribe("*")
-        self._listener.get_message(timeout=5)
+        self._listener.get_message(timeout=60)
 
     def close(self) -> None:
         self._listener.close()
@@ -209,7 +209,7 @@ class Real:
 
     def _heard(self) -> Iterator[tuple[str, bytes]]:
         while True:
-            message = self._listener.get_message(ignore_subscribe_messages=True, timeout=5)
+            message = self._listener.get_message(ignore_subscribe_messages=True, timeout=60)
             assert message is not None, "the end never came"
             if message["channel"] == b"end":
                 return

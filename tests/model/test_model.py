@@ -34,7 +34,7 @@ RARE_EXAMPLES: Final = 3_000
 
 STEPS: Final = 40
 
-pytestmark = pytest.mark.timeout(0 if EXAMPLES else 60)
+pytestmark = pytest.mark.timeout(0 if EXAMPLES else 600)
 
 
 @pytest.fixture(scope="module", params=KINDS)
