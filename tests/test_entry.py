@@ -248,13 +248,13 @@ def test_no_bytes_whatever_are_too_much_or_reach_ami_beyond_their_own_headers(fi
     ids=["one long value", "many values", "braces", "bus fields", "headers", "name"],
 )
 def test_a_hostile_entry_takes_no_longer_than_a_moment(fields: list[bytes]) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     request = decode_entry(ACTIONS, ENTRY, fields)
     if request.refusal is None:
         with contextlib.suppress(Refused):
             Policy().check(request)
             make_job(request, "pbx1")
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 2
 
 
 # -- writing

@@ -9,6 +9,7 @@ import pytest
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.sentinel import SentinelManagedSSLConnection
 
+from broker import redis_pool
 from broker.client import Bus
 from broker.errors import BusUnavailable, SettingsError
 from broker.link import Address, Interrupted, Link, pack_command
@@ -78,7 +79,11 @@ async def test_no_sentinel_at_all() -> None:
         assert f"127.0.0.1:{port} cannot be reached: " in text
 
 
-async def test_sentinels_that_are_gone_or_say_nothing_are_passed_over(guarded: Sentinels) -> None:
+async def test_sentinels_that_are_gone_or_say_nothing_are_passed_over(
+    guarded: Sentinels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_pool, "SENTINEL_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(redis_pool, "ALL_SENTINELS_S", 60.0)
     silent = guarded.sentinels[0]
     url = guarded.url.replace(guarded.hosts, f"127.0.0.1:{free_port()},{guarded.hosts}")
     assert silent.process is not None
@@ -88,11 +93,11 @@ async def test_sentinels_that_are_gone_or_say_nothing_are_passed_over(guarded: S
         loop = asyncio.get_running_loop()
         began = loop.time()
         link = await Link(address).open()
-        assert loop.time() - began < 4
+        assert loop.time() - began < 30
         await link.close()
         began = loop.time()
         link = await Link(address).open()
-        assert loop.time() - began < 0.5, "the one that answered is asked first"
+        assert loop.time() - began < 2, "the one that answered is asked first"
         await link.close()
     finally:
         silent.process.send_signal(signal.SIGCONT)

@@ -60,15 +60,16 @@ async def test_the_caller_is_told(desk: Desk, bus: Bus) -> None:
     asked = {"Channel": "Local/100@default", "Application": "Wait", "Data": "0"}
     async with await pbx.submit("Originate", action_id="c1", answer_timeout=0.5, headers=asked) as call:
         with pytest.raises(ActionUnknown) as caught:
-            await call.result(timeout=10)
+            await call.result(timeout=60)
         assert not caught.value.result.revised
         names = [event.name async for event in call.events()]
         assert names[-1] == "Hangup"
         assert "OriginateResponse" in names
+        await eventually(lambda: is_revised(call))
         result = await call.result()
         assert (result.state, result.revised) == ("done", True)
     # Whoever asks for the same again is told the truth, and nothing is sent a second time.
-    again = await pbx.request("Originate", action_id="c1", answer_timeout=0.5, headers=asked, timeout=10)
+    again = await pbx.request("Originate", action_id="c1", answer_timeout=0.5, headers=asked, timeout=60)
     assert (again.state, again.revised) == ("done", True)
 
 
@@ -76,7 +77,7 @@ async def test_the_caller_is_told_of_a_failure(desk: Desk, bus: Bus) -> None:
     asked = {"Channel": "Local/busy@default", "Application": "Wait", "Data": "0"}
     async with await bus.server("pbx1").submit("Originate", answer_timeout=0.5, headers=asked) as call:
         with pytest.raises(ActionUnknown):
-            await call.result(timeout=10)
+            await call.result(timeout=60)
         async for _ in call.events():
             pass
         await eventually(lambda: is_revised(call))

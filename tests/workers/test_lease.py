@@ -86,17 +86,22 @@ async def test_a_reply_that_was_long_on_its_way_counts_from_the_question(
 
 
 async def test_a_second_worker_stands_by_until_it_is_given_back(redis_url: str) -> None:
-    async with holding(redis_url) as lease, holding(redis_url, "two") as standby, Desk(redis_url) as desk:
+    async with (
+        holding(redis_url, lease_s=2.0) as lease,
+        holding(redis_url, "two") as standby,
+        Desk(redis_url) as desk,
+    ):
         await soon(lease.acquire())
         with capture_logs() as logs:
             waiting = asyncio.create_task(standby.acquire())
             await eventually(lambda: logs)
-            for _ in range(6):  # longer than the lease's life, while it is renewed
+            for _ in range(12):  # longer than the lease's life, while it is renewed
                 await lease.renew({"state": "connected"})
                 await asyncio.wait([waiting], timeout=0.2)
             assert not waiting.done()
             await lease.release()
-            await soon(waiting, 0.5)
+            assert b'"one"' not in (await desk.redis.get(desk.keys.lease) or b""), "it need not run out"
+            await soon(waiting)
         assert [line["event"] for line in logs] == ["standing by: another worker serves this server", "lease taken"]
         assert logs[0]["holder"] == "one"
         assert standby.epoch == 2
@@ -106,7 +111,7 @@ async def test_a_second_worker_stands_by_until_it_is_given_back(redis_url: str) 
 async def test_a_lease_that_nobody_renews_is_taken_over_and_its_holder_is_fenced(redis_url: str) -> None:
     async with holding(redis_url) as lease, holding(redis_url, "two") as standby:
         await soon(lease.acquire())
-        await soon(standby.acquire(), 1.0 + 1.0)
+        await soon(standby.acquire())
         with pytest.raises(LeaseLost):
             await lease.renew({"state": "connected"})
         assert not lease.is_valid
@@ -235,7 +240,7 @@ async def test_later_holders_learn_that_redis_became_another_meanwhile(
         assert standby.doubts == lease.doubts
         assert {(doubt.first, doubt.last) for doubt in standby.doubts} == {(lease.epoch, lease.epoch)}
         assert len(standby.doubts) == DOUBTS
-        assert all(abs(doubt.before - time.time()) < 5 for doubt in standby.doubts)
+        assert all(abs(doubt.before - time.time()) < 60 for doubt in standby.doubts)
         await desk.redis.hset(desk.keys.holder, "doubts", "rubbish")
         await standby.read_doubts()
         assert standby.doubts == []

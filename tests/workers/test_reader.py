@@ -9,9 +9,18 @@ import pytest
 
 from broker.keys import ACTIONS, GROUP, LANES, URGENT
 from tests.workers.worker_process import Desk, eventually, soon
+from workers import reader as module
+from workers import redis_client
 from workers.config import Settings
 from workers.reader import READ_COUNT, Reader
 from workers.redis_client import connect
+
+
+@pytest.fixture(autouse=True)
+def silent_doorbell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A doorbell that is not rung waits for longer than any test."""
+    monkeypatch.setattr(module, "DOORBELL_MS", 600_000)
+    monkeypatch.setattr(redis_client, "REDIS_TIMEOUT_S", 601.0)
 
 
 @contextlib.asynccontextmanager
@@ -74,7 +83,7 @@ async def test_the_doorbell_rings_for_what_is_new(reader: Reader, desk: Desk, la
     ringing = asyncio.create_task(reader.doorbell())
     await eventually(lambda: is_blocked(desk))  # by a1, which is pending, it is not rung
     await desk.add("Ping", "a2", lane=lane)
-    await soon(ringing, 0.5)
+    await soon(ringing)
 
 
 async def test_the_doorbell_is_not_rung_by_what_was_taken_over(redis_url: str, desk: Desk) -> None:
@@ -95,7 +104,7 @@ async def test_the_doorbell_of_a_lane_without_room_is_not_heard(reader: Reader, 
     ringing = asyncio.create_task(reader.doorbell([URGENT]))
     await eventually(lambda: is_blocked(desk))
     await desk.add("Ping", "a2", lane=URGENT)
-    await soon(ringing, 0.5)
+    await soon(ringing)
 
 
 async def test_a_doorbell_given_up_takes_nothing_along(reader: Reader, desk: Desk) -> None:
@@ -176,7 +185,7 @@ async def test_a_group_that_is_gone_is_made_again(
     await ruin(desk)
     await READS[first](reader)
     new = await desk.add("Ping", "new")
-    await soon(reader.doorbell(), 0.5)
+    await soon(reader.doorbell())
     seen = [request.entry for request in await reader.read([ACTIONS], 10)]
     # Only where the stream itself is still there, what was pending is read again; it is up to the worker to know it.
     assert seen[-1] == new
