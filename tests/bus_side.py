@@ -283,7 +283,7 @@ class Proxy:
         writer.close()
 
 
-async def until(condition: Callable[[], Any], deadline_s: float = 15.0) -> None:
+async def until(condition: Callable[[], Any], deadline_s: float = 60.0) -> None:
     """Wait for a condition, which may be a coroutine function; fail after the deadline."""
     async with asyncio.timeout(deadline_s):
         while True:

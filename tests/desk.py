@@ -51,14 +51,14 @@ class Desk:
     async def listen(self) -> None:
         self.subscriber = self.redis.pubsub()
         await self.subscriber.psubscribe("*")
-        await self.subscriber.get_message(timeout=5)
+        await self.subscriber.get_message(timeout=60)
 
     async def heard(self) -> list[tuple[str, Any]]:
         """Channel and message of all that was published so far."""
         await self.redis.publish("end", b"")
         heard: list[tuple[str, Any]] = []
         while True:
-            message = await self.subscriber.get_message(ignore_subscribe_messages=True, timeout=5)
+            message = await self.subscriber.get_message(ignore_subscribe_messages=True, timeout=60)
             assert message is not None, "the end never came"
             if message["channel"] == b"end":
                 return heard

@@ -21,7 +21,7 @@ DOWN_AFTER_MS = 1000
 
 FAILOVER_TIMEOUT_MS = 2000
 QUORUM = 2
-FAIL_OVER_DEADLINE_S = 20.0
+FAIL_OVER_DEADLINE_S = 60.0
 
 
 def wait_for(condition: Callable[[], Any], what: str, deadline_s: float = START_DEADLINE_S) -> Any:

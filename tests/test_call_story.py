@@ -26,7 +26,7 @@ from broker.ami import Headers
 from broker.entry import Request
 from tests.bus_side import FakeWorker, until
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 TARGET = "1700000000.1"
 
 pytestmark = pytest.mark.usefixtures("no_looking")

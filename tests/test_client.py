@@ -50,7 +50,7 @@ async def test_a_request_is_done(worker: FakeWorker, pbx: Server) -> None:
         await worker.settle(request, events=items, output=["a line"])
 
     worker.on("CoreShowChannels", answer)
-    result = await pbx.request("CoreShowChannels", timeout=10, tag="t1")
+    result = await pbx.request("CoreShowChannels", timeout=60, tag="t1")
     assert result.is_done
     assert result.action == "CoreShowChannels"
     assert result.tag == "t1"
@@ -62,7 +62,7 @@ async def test_an_entry_holds_what_was_asked_for(worker: FakeWorker, redis_url: 
     async with Bus(redis_url, producer="crm-web") as bus:
         await bus.server("pbx1").request(
             "Originate",
-            timeout=10,
+            timeout=60,
             deadline="+30",
             answer_timeout=2.5,
             traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
@@ -93,18 +93,18 @@ async def test_an_entry_holds_what_was_asked_for(worker: FakeWorker, redis_url: 
 
 
 async def test_urgent_takes_the_other_lane(worker: FakeWorker, pbx: Server) -> None:
-    await pbx.request("Hangup", urgent=True, timeout=10, Channel="PJSIP/1")
+    await pbx.request("Hangup", urgent=True, timeout=60, Channel="PJSIP/1")
     assert worker.taken[0].lane == "urgent"
 
 
 async def test_a_producer_given_wins(worker: FakeWorker, redis_url: str) -> None:
     async with Bus(redis_url, producer="crm") as bus:
-        await bus.server("pbx1").request("Ping", producer="other", timeout=10)
+        await bus.server("pbx1").request("Ping", producer="other", timeout=60)
     assert worker.taken[0].producer == "other"
 
 
 async def test_action_id_may_be_given_as_the_header_it_is(worker: FakeWorker, pbx: Server) -> None:
-    result = await pbx.request("Ping", ActionID="call-42", timeout=10)
+    result = await pbx.request("Ping", ActionID="call-42", timeout=60)
     assert result.action_id == "call-42"
 
 
@@ -126,11 +126,11 @@ async def test_each_other_end_is_an_error_of_its_own(
 
     worker.on("Ping", answer)
     with pytest.raises(error, match="why") as raised:
-        await pbx.request("Ping", timeout=10)
+        await pbx.request("Ping", timeout=60)
     assert type(raised.value) is error
     assert raised.value.code == "a-code"
     assert raised.value.result.state is state
-    result = await pbx.request("Ping", timeout=10, raise_on_failure=False)
+    result = await pbx.request("Ping", timeout=60, raise_on_failure=False)
     assert result.state is state
 
 
@@ -162,8 +162,8 @@ async def test_what_could_never_be_sent_is_refused_here(
     worker: FakeWorker, pbx: Server, arguments: dict[str, Any]
 ) -> None:
     with pytest.raises(Refused):
-        await pbx.request("Ping", timeout=10, **arguments)
-    await pbx.request("Ping", timeout=10)
+        await pbx.request("Ping", timeout=60, **arguments)
+    await pbx.request("Ping", timeout=60)
     assert len(worker.taken) == 1
 
 
@@ -177,7 +177,7 @@ async def test_hundreds_of_callers_share_a_few_connections(
         await worker.settle(request)
 
     worker.on("Ping", answer)
-    waiting = [asyncio.create_task(pbx.request("Ping", timeout=30)) for _ in range(300)]
+    waiting = [asyncio.create_task(pbx.request("Ping", timeout=60)) for _ in range(300)]
     await until(lambda: len(worker.taken) == 300)
     assert len(client_connections(admin)) <= 4
     ready.set()
@@ -189,7 +189,7 @@ async def test_hundreds_of_callers_share_a_few_connections(
 async def test_commands_that_wait_together_are_written_together(
     worker: FakeWorker, pbx: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await pbx.request("Ping", timeout=10)
+    await pbx.request("Ping", timeout=60)
     batches: list[int] = []
     execute = link_module.Link.execute
 
@@ -199,7 +199,7 @@ async def test_commands_that_wait_together_are_written_together(
 
     monkeypatch.setattr(link_module.Link, "execute", counted)
     monkeypatch.setattr(pipeline_module, "MAX_BATCH", 40)
-    await asyncio.gather(*(pbx.request("Ping", timeout=30) for _ in range(100)))
+    await asyncio.gather(*(pbx.request("Ping", timeout=60) for _ in range(100)))
     assert max(batches) == 40
     assert len(batches) < 10
 
@@ -215,7 +215,7 @@ async def test_a_cancelled_caller_leaves_nothing_behind(worker: FakeWorker, bus:
         task.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
     assert len(pbx._submissions) == 0
-    assert (await pbx.request("Ping", timeout=10)).is_done
+    assert (await pbx.request("Ping", timeout=60)).is_done
 
 
 # Results that do not come as they should
@@ -226,7 +226,7 @@ async def test_a_result_whose_message_was_lost_is_read_from_the_record(worker: F
         await worker.settle(request, say=False)
 
     worker.on("Ping", answer)
-    assert (await pbx.request("Ping", timeout=10)).is_done
+    assert (await pbx.request("Ping", timeout=60)).is_done
 
 
 async def test_a_final_record_without_its_message_is_a_result_too(worker: FakeWorker, pbx: Server) -> None:
@@ -235,7 +235,7 @@ async def test_a_final_record_without_its_message_is_a_result_too(worker: FakeWo
 
     worker.on("Ping", answer)
     with pytest.raises(ActionCancelled, match="taken back") as raised:
-        await pbx.request("Ping", timeout=10)
+        await pbx.request("Ping", timeout=60)
     assert raised.value.result.settled_at == 5.5
 
 
@@ -257,7 +257,7 @@ async def test_the_records_are_read_when_the_subscription_was_interrupted(
     await until(lambda: admin.xlen(KEYS.actions) == 0)
     assert not any(task.done() for task in waiting)
     admin.client_kill_filter(_type="pubsub")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert all(result.is_done for result in await asyncio.gather(*waiting))
 
 
@@ -272,7 +272,7 @@ async def test_a_refusal_whose_message_was_lost_is_found_in_results(
     waiting = asyncio.create_task(pbx.request("Command", Command="core stop now"))
     await until(lambda: admin.xlen(KEYS.results) == 1)
     admin.client_kill_filter(_type="pubsub")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         with pytest.raises(ActionRejected, match="not allowed"):
             await waiting
 
@@ -282,11 +282,11 @@ async def test_messages_still_come_after_an_interruption(
     worker: FakeWorker, pbx: Server, bus: Bus, admin: redis.Redis
 ) -> None:
     for _ in range(3):
-        assert (await pbx.request("Ping", timeout=10)).is_done
+        assert (await pbx.request("Ping", timeout=60)).is_done
         admin.client_kill_filter(_type="pubsub")
         await until(lambda: bus._dispatcher._online is False)
         await until(lambda: bus._dispatcher._online and bus._dispatcher._channels)
-    assert (await pbx.request("Ping", timeout=10)).is_done
+    assert (await pbx.request("Ping", timeout=60)).is_done
 
 
 async def test_connections_killed_under_load_lose_no_request(
@@ -297,7 +297,7 @@ async def test_connections_killed_under_load_lose_no_request(
     async def requests() -> None:
         nonlocal finished
         for _ in range(20):
-            assert (await pbx.request("Ping", timeout=30)).is_done
+            assert (await pbx.request("Ping", timeout=60)).is_done
             finished += 1
 
     load = asyncio.gather(*(requests() for _ in range(10)))
@@ -329,7 +329,7 @@ async def test_a_restart_of_redis_is_survived(own_redis: RedisServer) -> None:
         meanwhile = asyncio.create_task(pbx.request("Ping", action_id="during"))
         await asyncio.to_thread(own_redis.start)
         back.set()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert (await waiting).is_done
             assert (await meanwhile).is_done
 
@@ -347,7 +347,7 @@ async def test_a_lost_reply_to_xadd_is_repeated_with_the_same_action_id(
     worker.on("Originate", answer)
     async with Proxy(redis_server.port) as proxy, Bus(proxy.url) as bus:
         proxy.losses = [b"XADD", b"XADD"]
-        result = await bus.server("pbx1").request("Originate", timeout=20, Channel="Local/1")
+        result = await bus.server("pbx1").request("Originate", timeout=60, Channel="Local/1")
     assert result.is_done
     assert worker.entries_of(result.action_id) == 3
     assert runs == [result.action_id]
@@ -366,7 +366,7 @@ async def test_a_result_may_come_before_the_reply_to_xadd(
         await until(lambda: [s for same in pending.values() for s in same if s._early])
         assert not waiting.done()
         proxy.release()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert (await waiting).is_done
 
 
@@ -374,14 +374,14 @@ async def test_a_result_may_come_before_the_reply_to_xadd(
 async def test_the_first_entrys_result_may_come_before_the_reply_to_a_repeated_xadd(
     worker: FakeWorker, pbx: Server, redis_server: RedisServer
 ) -> None:
-    first = await pbx.request("Originate", action_id="x1", timeout=10, Channel="Local/1")
+    first = await pbx.request("Originate", action_id="x1", timeout=60, Channel="Local/1")
     async with Proxy(redis_server.port) as proxy, Bus(proxy.url) as bus:
         proxy.held = b"XADD"
         waiting = asyncio.create_task(bus.server("pbx1").request("Originate", action_id="x1", Channel="Local/1"))
         pending = bus.server("pbx1")._submissions._by_id
         await until(lambda: [s for same in pending.values() for s in same if s._early])
         proxy.release()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert await waiting == first
 
 
@@ -392,7 +392,7 @@ async def test_one_impatient_caller_does_not_end_what_others_wait_for(
         proxy.messages_held = True
         pbx = bus.server("pbx1")
         impatient = asyncio.create_task(pbx.request("Ping", timeout=0.2))
-        patient = asyncio.create_task(pbx.request("Ping", timeout=20))
+        patient = asyncio.create_task(pbx.request("Ping", timeout=60))
         with pytest.raises(BusUnavailable):
             await impatient
         proxy.release()
@@ -430,10 +430,10 @@ async def test_a_silent_redis_is_noticed_and_waited_for(
     monkeypatch.setattr(link_module.Link.execute, "__defaults__", (0.3,))
     async with FakeWorker(own_redis.url) as worker, Bus(own_redis.url) as bus:
         pbx = bus.server("pbx1")
-        assert (await pbx.request("Ping", timeout=10)).is_done
+        assert (await pbx.request("Ping", timeout=60)).is_done
         own_redis.send(signal.SIGSTOP)
         try:
-            waiting = asyncio.create_task(pbx.request("Ping", timeout=20))
+            waiting = asyncio.create_task(pbx.request("Ping", timeout=60))
             await until(lambda: bus._dispatcher._online is False)
         finally:
             own_redis.send(signal.SIGCONT)
@@ -444,9 +444,9 @@ async def test_a_silent_redis_is_noticed_and_waited_for(
 @pytest.mark.usefixtures("no_looking")
 async def test_the_same_action_id_for_the_same_action_has_one_result(worker: FakeWorker, pbx: Server) -> None:
     first, second = await asyncio.gather(
-        *(pbx.request("Originate", action_id="call-1", timeout=10, Channel="Local/1") for _ in range(2))
+        *(pbx.request("Originate", action_id="call-1", timeout=60, Channel="Local/1") for _ in range(2))
     )
-    again = await pbx.request("Originate", action_id="call-1", timeout=10, Channel="Local/1")
+    again = await pbx.request("Originate", action_id="call-1", timeout=60, Channel="Local/1")
     assert first == second == again
     assert worker.entries_of("call-1") == 3
 
@@ -459,10 +459,10 @@ async def test_the_same_action_id_for_another_action_settles_only_that_one(worke
         await worker.settle(request)
 
     worker.on("Originate", answer)
-    first = asyncio.create_task(pbx.request("Originate", action_id="call-1", timeout=10, Channel="Local/1"))
+    first = asyncio.create_task(pbx.request("Originate", action_id="call-1", timeout=60, Channel="Local/1"))
     await until(lambda: worker.taken)
     with pytest.raises(ActionRejected) as raised:
-        await pbx.request("Originate", action_id="call-1", timeout=10, Channel="Local/2")
+        await pbx.request("Originate", action_id="call-1", timeout=60, Channel="Local/2")
     assert raised.value.code == "action-id-reused"
     assert not first.done()
     go.set()
@@ -471,7 +471,7 @@ async def test_the_same_action_id_for_another_action_settles_only_that_one(worke
 
 async def test_the_fingerprint_is_the_one_of_the_contract(pbx: Server, worker: FakeWorker) -> None:
     call = await pbx.submit("Originate", Channel="Local/1", Variable=["b=1", "a=2"], tag="t", headers={"X-Ü"[:2]: "é"})
-    await call.result(timeout=10)
+    await call.result(timeout=60)
     request = worker.taken[0]
     assert call._submission.fingerprint == request.fingerprint == fingerprint(request.action, request.pairs)
 
@@ -479,9 +479,9 @@ async def test_the_fingerprint_is_the_one_of_the_contract(pbx: Server, worker: F
 async def test_a_message_of_somebody_elses_stops_nothing(
     worker: FakeWorker, bus: Bus, pbx: Server, admin: redis.Redis
 ) -> None:
-    await pbx.request("Ping", timeout=10)
+    await pbx.request("Ping", timeout=60)
     admin.publish(KEYS.reply(bus._reply), b"\xc1 not msgpack")
-    assert (await pbx.request("Ping", timeout=10)).is_done
+    assert (await pbx.request("Ping", timeout=60)).is_done
 
 
 async def test_closing_the_bus_ends_all_waiting(worker: FakeWorker, redis_url: str) -> None:
@@ -525,12 +525,12 @@ WHOLE_CALL = ["Newchannel", "Newchannel", "Hangup", "Hangup"]
 
 async def test_a_call_is_followed_to_its_last_hangup(worker: FakeWorker, bus: Bus, pbx: Server) -> None:
     worker.on("Originate", whole_call)
-    call = await pbx.submit("Originate", Channel="Local/1", action_id="c1", timeout=10)
+    call = await pbx.submit("Originate", Channel="Local/1", action_id="c1", timeout=60)
     events = await collected(call)
     assert [event.name for event in events] == WHOLE_CALL
     assert [event.seq for event in events] == [1, 3, 4, 5]
     assert all(event.action_ids == ["c1"] for event in events)
-    assert (await call.result(timeout=10)).is_done
+    assert (await call.result(timeout=60)).is_done
     assert call.response is not None
     assert call.response.headers["Message"] == "Originate successfully queued"
     assert bus._dispatcher.subscriptions == 1
@@ -540,8 +540,8 @@ async def test_a_call_is_followed_to_its_last_hangup(worker: FakeWorker, bus: Bu
 @pytest.mark.usefixtures("no_looking")
 async def test_the_end_of_a_call_is_noticed_by_its_last_hangup(worker: FakeWorker, pbx: Server) -> None:
     worker.on("Originate", whole_call)
-    call = await pbx.submit("Originate", Channel="Local/1", timeout=10)
-    await call.result(timeout=10)
+    call = await pbx.submit("Originate", Channel="Local/1", timeout=60)
+    await call.result(timeout=60)
     assert [event.name for event in await collected(call)] == WHOLE_CALL
 
 
@@ -557,7 +557,7 @@ async def test_events_on_their_way_when_the_record_says_ended_are_waited_for(
     monkeypatch.setattr(call_module, "LOOK_S", 0.05)
     worker.on("Originate", answer)
     async with Proxy(redis_server.port) as proxy, Bus(proxy.url) as bus:
-        call = await bus.server("pbx1").submit("Originate", Channel="Local/1", timeout=10)
+        call = await bus.server("pbx1").submit("Originate", Channel="Local/1", timeout=60)
         proxy.messages_held = True
         go.set()
         await ended.wait()
@@ -583,15 +583,15 @@ async def test_a_look_that_the_result_overtakes_does_not_end_a_call(
     taken_up, hung_up = asyncio.Event(), asyncio.Event()
     worker.on("Originate", answer)
     async with Proxy(redis_server.port) as proxy, Bus(proxy.url) as bus:
-        call = await bus.server("pbx1").submit("Originate", Channel="Local/1", timeout=10)
+        call = await bus.server("pbx1").submit("Originate", Channel="Local/1", timeout=60)
         proxy.held = b"HGETALL"
         events = call.events()
         first = asyncio.create_task(anext(events))
         await until(lambda: proxy.holding)
         taken_up.set()
-        await call.result(timeout=10)
+        await call.result(timeout=60)
         proxy.release()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert (await first).name == "Newchannel"
             hung_up.set()
             assert [event.name async for event in events] == ["Hangup"]
@@ -601,7 +601,7 @@ async def test_many_calls_at_once(worker: FakeWorker, bus: Bus, pbx: Server) -> 
     worker.on("Originate", whole_call)
 
     async def one() -> list[str]:
-        async with await pbx.submit("Originate", Channel="Local/1", timeout=20) as call:
+        async with await pbx.submit("Originate", Channel="Local/1", timeout=60) as call:
             return [event.name for event in await collected(call)]
 
     assert await asyncio.gather(*(one() for _ in range(50))) == [WHOLE_CALL] * 50
@@ -616,9 +616,9 @@ async def test_an_originate_without_a_call_is_over_with_its_result(
         await worker.settle(request, state, code="x")
 
     worker.on("Originate", answer)
-    call = await pbx.submit("Originate", Channel="Local/1", timeout=10)
+    call = await pbx.submit("Originate", Channel="Local/1", timeout=60)
     assert await collected(call) == []
-    assert (await call.result(timeout=10, raise_on_failure=False)).state is state
+    assert (await call.result(timeout=60, raise_on_failure=False)).state is state
 
 
 async def test_a_failed_call_is_followed_to_its_hangup(worker: FakeWorker, pbx: Server) -> None:
@@ -630,9 +630,9 @@ async def test_a_failed_call_is_followed_to_its_hangup(worker: FakeWorker, pbx: 
         await worker.event("Hangup", request.action_id, then={"call": "ended"})
 
     worker.on("Originate", answer)
-    call = await pbx.submit("Originate", Channel="Local/1", timeout=10)
+    call = await pbx.submit("Originate", Channel="Local/1", timeout=60)
     with pytest.raises(ActionFailed):
-        await call.result(timeout=10)
+        await call.result(timeout=60)
     reading = asyncio.create_task(collected(call))
     ended.set()
     assert [event.name for event in await reading] == ["Hangup"]
@@ -644,7 +644,7 @@ async def test_an_action_without_a_call_is_over_with_its_result(worker: FakeWork
         await worker.settle(request)
 
     worker.on("FAXSession", answer)
-    call = await pbx.submit("FAXSession", timeout=10)
+    call = await pbx.submit("FAXSession", timeout=60)
     assert [event.name for event in await collected(call)] == ["FAXSession"]
 
 
@@ -666,9 +666,9 @@ async def test_events_missed_in_an_interruption_are_caught_up_with(
         await worker.event("Hangup", request.action_id, then={"call": "ended"})
 
     worker.on("Originate", answer)
-    call = await pbx.submit("Originate", Channel="Local/1", timeout=10)
+    call = await pbx.submit("Originate", Channel="Local/1", timeout=60)
     seen: list[BusEvent] = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         async for event in call.events():
             seen.append(event)
             if len(seen) == 1:
@@ -692,8 +692,8 @@ async def test_the_end_missed_in_an_interruption_is_noticed(
 
     go = asyncio.Event()
     worker.on("Originate", answer)
-    call = await pbx.submit("Originate", Channel="Local/1", timeout=10)
-    async with asyncio.timeout(20):
+    call = await pbx.submit("Originate", Channel="Local/1", timeout=60)
+    async with asyncio.timeout(60):
         names = []
         async for event in call.events():
             names.append(event.name)
@@ -714,7 +714,7 @@ async def test_catching_up_is_repeated_if_it_is_interrupted_itself(
     worker.on("Originate", answer)
     async with Proxy(redis_server.port) as proxy, Bus(proxy.url) as bus:
         proxy.losses = [b"XRANGE", b"XRANGE"]
-        call = await bus.server("pbx1").submit("Originate", Channel="Local/1", timeout=10)
+        call = await bus.server("pbx1").submit("Originate", Channel="Local/1", timeout=60)
         assert [event.name for event in await collected(call)] == ["Newchannel", "Hangup"]
         assert proxy.losses == []
 
@@ -730,9 +730,9 @@ async def test_the_end_whose_message_was_lost_is_read_from_the_record(
     go = asyncio.Event()
     monkeypatch.setattr(call_module, "LOOK_S", 0.1)
     worker.on("Originate", answer)
-    call = await pbx.submit("Originate", Channel="Local/1", timeout=10)
+    call = await pbx.submit("Originate", Channel="Local/1", timeout=60)
     reading = asyncio.create_task(collected(call))
-    await call.result(timeout=10)
+    await call.result(timeout=60)
     go.set()
     assert await reading == []
 
@@ -753,7 +753,7 @@ async def test_a_slow_reader_catches_up_from_the_stream(
 
     written = asyncio.Event()
     worker.on("Originate", answer)
-    call = await pbx.submit("Originate", Channel="Local/1", timeout=10)
+    call = await pbx.submit("Originate", Channel="Local/1", timeout=60)
     await written.wait()
     await call._reader._dispatcher.barrier()
     assert len(call._reader._queue) <= 10
@@ -775,9 +775,9 @@ async def test_catching_up_with_a_trimmed_stream_says_so(worker: FakeWorker, pbx
 
     go = asyncio.Event()
     worker.on("Originate", answer)
-    call = await pbx.submit("Originate", Channel="Local/1", timeout=10)
+    call = await pbx.submit("Originate", Channel="Local/1", timeout=60)
     seen = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         async for event in call.events():
             seen.append((event.name, event.seq))
             go.set()
@@ -797,17 +797,17 @@ async def test_an_action_submitted_again_is_followed_from_its_beginning(worker: 
     go = asyncio.Event()
     worker.on("Originate", answer)
     async with Bus(redis_url) as first:
-        await first.server("pbx1").request("Originate", action_id="c1", timeout=10, Channel="Local/1")
+        await first.server("pbx1").request("Originate", action_id="c1", timeout=60, Channel="Local/1")
         await until(lambda: worker.seq == 1)
     async with Bus(redis_url) as second:
-        call = await second.server("pbx1").submit("Originate", action_id="c1", timeout=10, Channel="Local/1")
+        call = await second.server("pbx1").submit("Originate", action_id="c1", timeout=60, Channel="Local/1")
         names = []
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             async for event in call.events():
                 names.append(event.name)
                 go.set()
         assert names == ["Newchannel", "Hangup"]
-        assert (await call.result(timeout=10)).is_done
+        assert (await call.result(timeout=60)).is_done
 
 
 async def test_a_revision_whose_message_was_lost_is_read_from_the_record(
@@ -824,9 +824,9 @@ async def test_a_revision_whose_message_was_lost_is_read_from_the_record(
 
     go = asyncio.Event()
     worker.on("Setvar", answer)
-    call = await pbx.submit("Setvar", timeout=10)
+    call = await pbx.submit("Setvar", timeout=60)
     with pytest.raises(ActionUnknown):
-        await call.result(timeout=10)
+        await call.result(timeout=60)
     go.set()
     await until(corrected)
     assert (await call.result()).is_done
@@ -841,9 +841,9 @@ async def test_a_revised_result_is_the_one_that_counts(worker: FakeWorker, pbx: 
 
     go = asyncio.Event()
     worker.on("Originate", answer)
-    call = await pbx.submit("Originate", Channel="Local/1", timeout=10)
+    call = await pbx.submit("Originate", Channel="Local/1", timeout=60)
     with pytest.raises(ActionUnknown):
-        await call.result(timeout=10)
+        await call.result(timeout=60)
     go.set()
     assert [event.name for event in await collected(call)] == ["Hangup"]
     result = await call.result()
@@ -857,8 +857,8 @@ async def test_a_call_that_nobody_holds_is_unsubscribed(worker: FakeWorker, bus:
 
     worker.on("Originate", never)
     for _ in range(20):
-        await pbx.submit("Originate", Channel="Local/1", timeout=10)
-    kept = await pbx.submit("Originate", Channel="Local/1", timeout=10)
+        await pbx.submit("Originate", Channel="Local/1", timeout=60)
+    kept = await pbx.submit("Originate", Channel="Local/1", timeout=60)
     gc.collect()
     await until(lambda: bus._dispatcher.subscriptions == 2)
     assert len(pbx._submissions) == 1
@@ -878,12 +878,12 @@ async def test_a_closed_call_ends_its_iteration_and_still_has_its_result(worker:
 
     go = asyncio.Event()
     worker.on("Originate", answer)
-    async with await pbx.submit("Originate", Channel="Local/1", timeout=10) as call:
+    async with await pbx.submit("Originate", Channel="Local/1", timeout=60) as call:
         reading = asyncio.create_task(collected(call))
         await until(lambda: worker.taken)
     assert await reading == []
     go.set()
-    assert (await call.result(timeout=10)).is_done
+    assert (await call.result(timeout=60)).is_done
     with pytest.raises(ResultTimeout):
         await (await pbx.submit("Originate", action_id="never", urgent=True, Channel="x")).result(timeout=0)
 
@@ -911,7 +911,7 @@ async def test_events_from_now_on_begin_with_the_call_itself(worker: FakeWorker,
     worker.on("Ping", answer)
     await worker.event("Before")
     events = pbx.events()
-    await pbx.request("Ping", timeout=10)
+    await pbx.request("Ping", timeout=60)
     [event] = await taken(events, 1)
     assert event.name == "After"
 
@@ -933,7 +933,7 @@ async def test_events_are_all_read_whatever_happens_to_the_connection(
 
     producing = asyncio.create_task(produce())
     seen: list[int] = []
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         async for event in pbx.events(since="0"):
             assert event.name != "BusGap"
             seen.append(event.seq)
@@ -963,7 +963,7 @@ async def test_events_after_a_restart_go_on_where_they_were(own_redis: RedisServ
             return True
 
         await until(written)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert (await reading).name == "Second"
         await events.aclose()
 
@@ -1019,7 +1019,7 @@ def test_a_new_epoch_is_no_gap() -> None:
 
 async def test_the_record_is_read(worker: FakeWorker, pbx: Server) -> None:
     assert await pbx.action_record("r1") is None
-    await pbx.request("Originate", action_id="r1", timeout=10, tag="t", Channel="Local/1", Variable=["a=1", "b=2"])
+    await pbx.request("Originate", action_id="r1", timeout=60, tag="t", Channel="Local/1", Variable=["a=1", "b=2"])
     record = await pbx.action_record("r1")
     assert record is not None
     assert record.state is State.DONE
@@ -1074,13 +1074,13 @@ async def test_a_producer_with_narrow_rights_can_do_its_work(own_redis: RedisSer
         url = as_user(own_redis, PRODUCER_RULES)
         async with Bus(url) as bus:
             pbx = bus.server("pbx1")
-            assert (await pbx.request("Ping", timeout=10)).is_done
-            call = await pbx.submit("Originate", Channel="Local/1", timeout=10)
+            assert (await pbx.request("Ping", timeout=60)).is_done
+            call = await pbx.submit("Originate", Channel="Local/1", timeout=60)
             assert [event.name for event in await collected(call)] == WHOLE_CALL
             with pytest.raises(BusUnavailable, match=r"'crm'.*NOPERM|'crm'.*no permissions"):
                 await anext(pbx.events(since="0"))
             with pytest.raises(BusUnavailable, match="does not let user 'crm' run SUBSCRIBE"):
-                await bus.server("pbx2").request("Ping", timeout=10)
+                await bus.server("pbx2").request("Ping", timeout=60)
 
 
 async def test_missing_rights_are_said_at_once(own_redis: RedisServer) -> None:
@@ -1132,7 +1132,7 @@ async def collected(call: Call, deadline_s: float = 20.0) -> list[BusEvent]:
 async def taken(events: Any, count: int, *, close: bool = True) -> list[BusEvent]:
     """The first events of a stream."""
     found: list[BusEvent] = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(found) < count:
             found.append(await anext(events))
     if close:

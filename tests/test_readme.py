@@ -62,7 +62,7 @@ async def test_a_call_is_watched_as_it_stands(stage: Stage, capsys: pytest.Captu
     url = stage.server.url_of("admin")
     async with Bus(url) as bus:
         call = await bus.server("pbx1").originate("Local/100@default", application="Wait", data="2")
-        await call.answered(timeout=20)
+        await call.answered(timeout=60)
         await watch(url, call.uniqueid)
     said = capsys.readouterr().out
     assert said.startswith("['Local/100@default")
@@ -79,7 +79,7 @@ def test_the_commands_of_the_quick_start_run(stage: Stage) -> None:
             words += ["--since", "0", "--count", "1"]  # else it would never end
         assert words.pop(0) == "amibus"
         done = subprocess.run(
-            [sys.executable, "-m", "workers.cli", *words], cwd=ROOT, env=env, capture_output=True, text=True, timeout=50
+            [sys.executable, "-m", "workers.cli", *words], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60
         )
         assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"
         assert done.stdout.strip(), line

@@ -69,7 +69,7 @@ def pbx(bus: Bus) -> Server:
 
 
 def test_a_request(worker: FakeWorker, pbx: Server) -> None:
-    result = pbx.request("Ping", timeout=10, tag="t", headers={"X-Own": "1"}, Variable=["a=1", "b=2"])
+    result = pbx.request("Ping", timeout=60, tag="t", headers={"X-Own": "1"}, Variable=["a=1", "b=2"])
     assert result.state is State.DONE
     assert worker.taken[0].pairs == [("Variable", "a=1"), ("Variable", "b=2"), ("X-Own", "1")]
     record = pbx.action_record(result.action_id)
@@ -88,7 +88,7 @@ def test_what_becomes_of_a_call(worker: FakeWorker, pbx: Server) -> None:
         await worker.event("Hangup", request.action_id, headers=leg | {"Cause": "16"}, then=over)
 
     worker.on("Originate", answer)
-    with pbx.originate("Local/1", "200", timeout=10) as call:
+    with pbx.originate("Local/1", "200", timeout=60) as call:
         assert call.answered(10).is_answered
         bridge = call.bridged(10)
         assert bridge is not None
@@ -107,7 +107,7 @@ def test_a_call_of_somebody_else_is_followed(worker: FakeWorker, pbx: Server) ->
         await worker.event("BusFollowEnded", headers={"Uniqueid": request.target}, calls=[request.target])
 
     worker.on("BusFollow", follow)
-    with pbx.follow("u1", timeout=10) as call:
+    with pbx.follow("u1", timeout=60) as call:
         assert (call.uniqueid, call.channel_id, call.server) == ("u1", "u1", "pbx1")
         assert call.answered(10).is_answered
         assert call.ended(10).cause == 17
@@ -125,8 +125,8 @@ def test_errors_are_the_same(worker: FakeWorker, pbx: Server) -> None:
     worker.on("Hangup", fail)
     worker.on("Wait", never)
     with pytest.raises(ActionFailed, match="No such channel"):
-        pbx.request("Hangup", timeout=10)
-    assert not pbx.request("Hangup", timeout=10, raise_on_failure=False).is_done
+        pbx.request("Hangup", timeout=60)
+    assert not pbx.request("Hangup", timeout=60, raise_on_failure=False).is_done
     with pytest.raises(ResultTimeout):
         pbx.request("Wait", timeout=0.1)
     with pytest.raises(SettingsError):
@@ -135,10 +135,10 @@ def test_errors_are_the_same(worker: FakeWorker, pbx: Server) -> None:
 
 def test_twenty_threads_share_a_few_connections(worker: FakeWorker, pbx: Server, redis_server: RedisServer) -> None:
     def requests(number: int) -> list[str]:
-        return [pbx.request("Ping", timeout=30, tag=str(number)).action_id for _ in range(20)]
+        return [pbx.request("Ping", timeout=60, tag=str(number)).action_id for _ in range(20)]
 
     with redis_server.client() as admin, ThreadPoolExecutor(20) as threads:
-        pbx.request("Ping", timeout=10)
+        pbx.request("Ping", timeout=60)
         before = connections_ever(admin)
         ids = [action_id for found in threads.map(requests, range(20)) for action_id in found]
         # The stand-in may have opened some of its eight; the client none.
@@ -153,9 +153,9 @@ def test_a_call_is_followed(worker: FakeWorker, pbx: Server) -> None:
         await worker.event("Hangup", request.action_id, then={"call": "ended"})
 
     worker.on("Originate", answer)
-    with pbx.submit("Originate", Channel="Local/1", action_id="c1", timeout=10) as call:
+    with pbx.submit("Originate", Channel="Local/1", action_id="c1", timeout=60) as call:
         assert [event.name for event in call.events()] == ["Newchannel", "Hangup"]
-        assert call.result(timeout=10).is_done
+        assert call.result(timeout=60).is_done
         assert (call.action_id, call.action, call.server) == ("c1", "Originate", "pbx1")
         assert call.entry == worker.taken[0].entry
         record = call.action_record()
@@ -172,7 +172,7 @@ def test_events_from_now_on_begin_with_the_call_itself(worker: FakeWorker, pbx: 
 
     worker.on("Ping", answer)
     events = pbx.events("Hangup")
-    pbx.request("Ping", timeout=10)
+    pbx.request("Ping", timeout=60)
     assert next(events).seq == 1
     events.close()
 
@@ -180,7 +180,7 @@ def test_events_from_now_on_begin_with_the_call_itself(worker: FakeWorker, pbx: 
 def test_an_iteration_that_is_given_up_closes_its_connection(
     worker: FakeWorker, pbx: Server, redis_server: RedisServer
 ) -> None:
-    pbx.request("Ping", timeout=10)
+    pbx.request("Ping", timeout=60)
     with redis_server.client() as admin:
         before = len(connections_of(admin))
 
@@ -257,7 +257,7 @@ def run_on(worker: FakeWorker, work: Callable[[], Coroutine[Any, Any, object]]) 
     asyncio.run_coroutine_threadsafe(work(), worker.loop).result(10)
 
 
-def until(condition: Callable[[], object], deadline_s: float = 15.0) -> None:
+def until(condition: Callable[[], object], deadline_s: float = 60.0) -> None:
     """Wait for a condition; fail after the deadline."""
     deadline = time.monotonic() + deadline_s
     pause = threading.Event()
@@ -278,13 +278,13 @@ def test_typed_calls(worker: FakeWorker, pbx: Server) -> None:
     worker.on("ConfbridgeList", members)
     worker.on("Monitor", missing)
     conference = pbx.conference("600")
-    [member] = conference.members(timeout=10)
+    [member] = conference.members(timeout=60)
     assert (conference.name, member.channel, member.is_muted) == ("600", "PJSIP/1-1", True)
-    conference.unmute(member.channel, timeout=10)
-    with pbx.originate("PJSIP/100", "200", variables={"a": "1,2"}, action_id="c1", timeout=10) as call:
-        assert call.result(timeout=10).is_done
+    conference.unmute(member.channel, timeout=60)
+    with pbx.originate("PJSIP/100", "200", variables={"a": "1,2"}, action_id="c1", timeout=60) as call:
+        assert call.result(timeout=60).is_done
         assert (call.action_id, call.channel_id) == ("c1", "amibus-pbx1-c1")
-        call.hangup(17, timeout=10)
+        call.hangup(17, timeout=60)
     assert [(request.action, request.pairs[:2]) for request in worker.taken[1:]] == [
         ("ConfbridgeUnmute", [("Conference", "600"), ("Channel", "PJSIP/1-1")]),
         ("Originate", [("Channel", "PJSIP/100"), ("Exten", "200")]),
@@ -292,7 +292,7 @@ def test_typed_calls(worker: FakeWorker, pbx: Server) -> None:
     ]
     assert ("Variable", "a=1\\,2") in worker.taken[2].pairs
     with pytest.raises(NoSuchAction, match=r"res_monitor\.so"):
-        pbx.monitor("PJSIP/1-1", "a", timeout=10)
+        pbx.monitor("PJSIP/1-1", "a", timeout=60)
     with pytest.raises(Refused):
         pbx.hangup("/.*/")
     assert (repr(pbx), repr(conference)) == ("<Server pbx1>", "<Conference 600>")

@@ -30,7 +30,7 @@ def states(text: str) -> list[str]:
     return re.findall(r"^Bus-State: (.*)$", text, re.MULTILINE)
 
 
-async def answer(directory: Path, name: str, kind: str = "out", deadline_s: float = 30.0) -> str:
+async def answer(directory: Path, name: str, kind: str = "out", deadline_s: float = 60.0) -> str:
     """Wait for an answer; its text."""
     path = directory / f"{name}.{kind}"
     await eventually(path.exists, deadline_s)
@@ -52,5 +52,5 @@ async def spooling(directory: Path, url: str, **settings: Any) -> AsyncIterator[
         yield task
     finally:
         stopping.set()
-        await soon(asyncio.gather(task, return_exceptions=True), 20)
+        await soon(asyncio.gather(task, return_exceptions=True))
     task.result()

@@ -73,9 +73,9 @@ async def test_killed_at_a_step(
 ) -> None:
     fill(tmp_path, FILES)
     process = await spool(tmp_path, redis_url, "tests.action_files.dying", place, str(nth))
-    assert await soon(process.wait(), 30) == -signal.SIGKILL
+    assert await soon(process.wait()) == -signal.SIGKILL
     process = await spool(tmp_path, redis_url)
-    assert await soon(process.wait(), 30) == 0
+    assert await soon(process.wait()) == 0
     check(tmp_path, asterisk, FILES)
 
 
@@ -93,7 +93,7 @@ async def test_killed_again_and_again(tmp_path: Path, redis_url: str, asterisk: 
             process.kill()
         await soon(process.wait())
     process = await spool(tmp_path, redis_url)
-    assert await soon(process.wait(), 50) == 0
+    assert await soon(process.wait()) == 0
     check(tmp_path, asterisk, files)
 
 

@@ -266,11 +266,11 @@ async def test_once(tmp_path: Path, redis_url: str, asterisk: SimulatedAsterisk)
     for number in range(20):
         put(tmp_path, f"a{number}", SETVAR)
     put(tmp_path, "bad", "nonsense")
-    tally = await soon(run(tmp_path, redis_url, once=True), 30)
+    tally = await soon(run(tmp_path, redis_url, once=True))
     assert (tally.files, dict(tally.states), tally.left) == (21, {"done": 20, "refused": 1}, 0)
     assert names(tmp_path) == {*(f"a{number}.out" for number in range(20)), "bad.error", "bad.refused"}
     assert len(set(written(asterisk))) == len(written(asterisk)) == 20
-    tally = await soon(run(tmp_path, redis_url, once=True), 30)
+    tally = await soon(run(tmp_path, redis_url, once=True))
     assert tally.files == 0
 
 
@@ -346,7 +346,7 @@ async def test_a_stop_in_the_middle_of_taking_leaves_none_uncounted(
     monkeypatch.setattr(DropBox, "take", stop_meanwhile)
     for number in range(desk_module.MAX_BATCH + 5):
         put(tmp_path, f"a{number}", SETVAR)
-    tally = await soon(run(tmp_path, redis_url, once=True, stopping=stopping, drain_s=0.1), 30)
+    tally = await soon(run(tmp_path, redis_url, once=True, stopping=stopping, drain_s=0.1))
     assert (tally.files, tally.left) == (0, desk_module.MAX_BATCH + 5)
 
 
@@ -424,7 +424,7 @@ async def test_redis_goes_away_and_comes_back(
                 await answer(tmp_path, "before")
                 own_redis.kill()
                 put(tmp_path, "during", SETVAR)
-                await eventually(lambda: "redis is away" in [line["event"] for line in logs], 30)
+                await eventually(lambda: "redis is away" in [line["event"] for line in logs])
                 await asyncio.to_thread(own_redis.start)
                 assert states(await answer(tmp_path, "during")) == ["done"]
     assert len(set(written(asterisk))) == len(written(asterisk)) == 2
@@ -434,7 +434,7 @@ async def test_redis_goes_away_and_comes_back(
 async def test_redis_is_not_there_at_the_start(tmp_path: Path, own_redis: RedisServer) -> None:
     own_redis.kill()
     with pytest.raises(BusUnavailable):
-        await soon(run(tmp_path, own_redis.url), 30)
+        await soon(run(tmp_path, own_redis.url))
 
 
 @ONE_KIND

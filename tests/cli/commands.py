@@ -17,7 +17,7 @@ import redis
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = (sys.executable, "-m", "workers.cli")
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 Outcome = subprocess.CompletedProcess[str]
 

@@ -17,7 +17,7 @@ def test_the_script_is_one_that_the_shell_takes(shell: str) -> None:
     assert f"# To install: amibus completion {shell}" in outcome.stdout
     if shutil.which(shell):
         checked = subprocess.run(
-            [shell, "-n"], input=outcome.stdout, capture_output=True, text=True, timeout=20, check=False
+            [shell, "-n"], input=outcome.stdout, capture_output=True, text=True, timeout=60, check=False
         )
         assert (checked.returncode, checked.stderr) == (0, "")
 
@@ -35,7 +35,7 @@ def completed(*words: str, settings: dict[str, str] | None = None) -> list[str]:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
     assert outcome.stderr == ""

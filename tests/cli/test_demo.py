@@ -100,7 +100,7 @@ def _try_python_lines(lines: list[str]) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
     assert outcome.returncode == 0, outcome.stderr
@@ -110,7 +110,7 @@ def _try_python_lines(lines: list[str]) -> None:
 def shell(line: str) -> str:
     """What a line prints."""
     # A record holds msgpack beside its texts.
-    done = subprocess.run(line, shell=True, capture_output=True, timeout=20, check=True)
+    done = subprocess.run(line, shell=True, capture_output=True, timeout=60, check=True)
     return done.stdout.decode(errors="replace")
 
 

@@ -134,7 +134,7 @@ def test_the_script_of_the_readme(station: Station, tmp_path: Path) -> None:
             env=environment(station.settings),
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
             check=False,
         )
     assert done.returncode == 0, done.stderr

@@ -20,7 +20,7 @@ DEPLOY: Final = ROOT / "deploy"
 PLACEHOLDER: Final = "CHANGE-ME-"
 USERS: Final = ("admin", "amibus-worker", "amibus-producer", "amibus-monitor")
 KEYS: Final = Keys("pbx1")
-DEADLINE_S: Final = 20.0
+DEADLINE_S: Final = 60.0
 POLL_S: Final = 0.02
 
 

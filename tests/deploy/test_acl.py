@@ -240,19 +240,19 @@ async def test_the_worker_and_the_client_are_refused_nothing(stage: Stage) -> No
         admin.acl_log_reset()
         async with Bus(stage.server.url_of("amibus-producer")) as bus:
             pbx = bus.server(KEYS.server)
-            assert (await pbx.request("Ping", timeout=20)).is_done
+            assert (await pbx.request("Ping", timeout=60)).is_done
             call = await pbx.submit(
                 "Originate", Channel="Local/100@default", Application="Wait", Data="0.1", Variable=["a=1", "b=2"]
             )
             names = [event.name async for event in call.events()]
-            assert (await call.result(timeout=20)).is_done
+            assert (await call.result(timeout=60)).is_done
             assert names[-1] == "Hangup"
             call = await pbx.originate("Local/100@default", application="Wait", data="2")
-            await call.answered(timeout=20)
-            followed = await pbx.follow(call.uniqueid, timeout=20)
-            await followed.hangup(timeout=20)
-            assert (await followed.ended(timeout=20)).is_answered
-            refused = await pbx.request("Command", Command="core stop now", timeout=20, raise_on_failure=False)
+            await call.answered(timeout=60)
+            followed = await pbx.follow(call.uniqueid, timeout=60)
+            await followed.hangup(timeout=60)
+            assert (await followed.ended(timeout=60)).is_answered
+            refused = await pbx.request("Command", Command="core stop now", timeout=60, raise_on_failure=False)
             assert refused.error_code == "forbidden"
         denied = {entry["object"] for entry in admin.acl_log()}
     # redis-py introduces itself so at every connection, and does not mind; Redis 7.0 cannot name that right.
@@ -265,7 +265,7 @@ def operate(stage: Stage, user: str, *arguments: str) -> "subprocess.CompletedPr
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AMIBUS_", "REDIS"))}
     environment = inherited | {"AMIBUS_REDIS": stage.server.url_of(user)}
     return subprocess.run(
-        command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+        command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )  # fmt: skip
 
 

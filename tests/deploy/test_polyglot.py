@@ -72,7 +72,7 @@ def run(stage: Stage, program: list[str]) -> Callable[[], tuple[int, str]]:
 
     def run() -> tuple[int, str]:
         with process(program, settings, stdout=subprocess.PIPE) as running:
-            said, _ = running.communicate(timeout=40)
+            said, _ = running.communicate(timeout=60)
             return running.returncode, said
 
     return run

@@ -97,7 +97,7 @@ def test_the_spool_needs_no_more_than_a_producer_and_says_ready(guarded: Guarded
     (directory / "ping.action").write_text("Action: Ping\n")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd, guarded.client() as admin:
         systemd.bind(str(address))
-        systemd.settimeout(20)
+        systemd.settimeout(60)
         admin.acl_log_reset()
         command = [sys.executable, "-m", "workers.cli", "spool", "--drain-s", "0", "--settle", "0.1", str(directory)]
         with process(command, settings) as spool:
@@ -167,7 +167,7 @@ def test_says_ready_and_feeds_the_watchdog(guarded: GuardedRedis, tmp_path: Path
     }
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(address))
-        systemd.settimeout(20)
+        systemd.settimeout(60)
         with process([sys.executable, "-m", "workers.cli", "worker"], settings) as worker:
             said = [systemd.recv(200).decode() for _ in range(3)]
             worker.terminate()

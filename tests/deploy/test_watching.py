@@ -81,7 +81,7 @@ def test_the_readme_has_its_lines() -> None:
 @pytest.mark.parametrize("line", [line for line in lines(WATCHING) if not is_endless(line) and "BLOCK" not in line])
 def test_shows_something(busy: Stage, shell: dict[str, str], line: str) -> None:
     with process(["bash", "-c", line], shell | user("amibus-monitor"), stdout=subprocess.PIPE) as running:
-        said, _ = running.communicate(timeout=20)
+        said, _ = running.communicate(timeout=60)
     assert running.returncode == 0, said
     assert said.strip() or any(words in line for words in EMPTY_WHEN_IDLE)
 
@@ -107,7 +107,7 @@ def test_waits_for_the_next_event(busy: Stage, shell: dict[str, str], line: str)
             # It may have ended already: a call of another test still had something to say.
             wait_until("it waits", lambda: running.poll() is not None or waits(admin, "amibus-monitor"))
         add(busy, f"another-{next(_numbers)}", "Wait", "0.1")
-        said, _ = running.communicate(timeout=20)
+        said, _ = running.communicate(timeout=60)
     assert (running.returncode, said.splitlines()[0]) == (0, KEYS.events)
 
 

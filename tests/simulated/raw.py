@@ -7,7 +7,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-DEADLINE_S = 5.0
+DEADLINE_S = 60.0
 
 Message = list[tuple[str, str]]
 

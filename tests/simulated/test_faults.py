@@ -123,7 +123,7 @@ async def test_packets_cut_in_pieces_carry_the_same_bytes(asterisk: SimulatedAst
     asterisk.faults.cut_bytes = 3
     client.send("Action: QueueStatus", "ActionID: ask")
     text, reads = "", 0
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while "QueueStatusComplete" not in text or not text.endswith("\r\n\r\n"):
             text += (await client.reader.read(65536)).decode()
             reads += 1

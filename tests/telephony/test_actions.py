@@ -159,7 +159,7 @@ async def test_what_is_put_on_the_queue(
 ) -> None:
     call = await asked(pbx)
     if wanted[0] == "Originate":
-        await call.result(timeout=10)  # type: ignore[attr-defined]
+        await call.result(timeout=60)  # type: ignore[attr-defined]
     [request] = worker.taken
     assert request.refusal is None
     assert (request.action, dict(request.pairs)) == wanted
@@ -227,7 +227,7 @@ async def test_what_cannot_be_is_refused_before_it_is_queued(
     with pytest.raises(Refused) as refused:
         await asked(pbx)
     assert why in str(refused.value)
-    await pbx.request("Ping", timeout=10)
+    await pbx.request("Ping", timeout=60)
     assert [request.action for request in worker.taken] == ["Ping"]
 
 
@@ -272,7 +272,7 @@ def _written(worker: FakeWorker) -> list[tuple[str, Pairs]]:
 
 async def test_channels_are_bridged_by_their_whole_names(pbx: Server, worker: FakeWorker) -> None:
     _named(worker, one="Local/1-1", two="Local/2-1")
-    await pbx.bridge("one", "two", tone=True, action_id="b1", timeout=10)
+    await pbx.bridge("one", "two", tone=True, action_id="b1", timeout=60)
     assert _written(worker) == [
         ("Getvar", [("Variable", "CHANNEL"), ("Channel", "one")]),
         ("Getvar", [("Variable", "CHANNEL"), ("Channel", "two")]),
@@ -286,7 +286,7 @@ async def test_channels_are_bridged_by_their_whole_names(pbx: Server, worker: Fa
 
 async def test_held_and_retrieved(pbx: Server, worker: FakeWorker) -> None:
     _named(worker, c="Local/1-1", agent="Local/2-1", **{"id-of-c": "Local/1-1"})
-    held = await pbx.hold_at("c", "music", "holding", action_id="h1", timeout=10)
+    held = await pbx.hold_at("c", "music", "holding", action_id="h1", timeout=60)
     assert held == "id-of-c"
     await pbx.retrieve(held, by="agent", **WAIT)
     assert _written(worker)[1] == (
@@ -321,7 +321,7 @@ async def test_parked_is_when_it_is_in_the_lot(pbx: Server, worker: FakeWorker, 
     other, ours = _parked("PJSIP/2-1", "u.2", "701"), _parked("PJSIP/1-1", "u.1", "702")
     _lots(worker, [other], [other], [other, ours])
     parked = await pbx.park(
-        by, "lot", space="702", stay_s=30, announce_to="PJSIP/3-1", back_to="PJSIP/4-1", action_id="p1", timeout=10
+        by, "lot", space="702", stay_s=30, announce_to="PJSIP/3-1", back_to="PJSIP/4-1", action_id="p1", timeout=60
     )
     assert (parked.space, parked.channel, parked.timeout_s) == ("702", "PJSIP/1-1", None)
     first, *looks = _written(worker)
@@ -340,13 +340,13 @@ async def test_never_seen_in_the_lot(pbx: Server, worker: FakeWorker, monkeypatc
     monkeypatch.setattr(parking, "PARKED_WITHIN_S", 0.2)
     _lots(worker, [])
     with pytest.raises(ResultTimeout, match="no result of p1 within"):
-        await pbx.park("c", action_id="p1", timeout=10)
+        await pbx.park("c", action_id="p1", timeout=60)
 
 
 async def test_what_is_done_to_the_channel_of_a_call(pbx: Server, worker: FakeWorker) -> None:
     call = await pbx.originate("PJSIP/100", "200", action_id="c1")
     assert call.channel_id == "amibus-pbx1-c1"
-    await call.result(timeout=10)
+    await call.result(timeout=60)
     _named(worker, **{call.channel_id: "PJSIP/100-1", "agent": "PJSIP/2-1"})
     _lots(worker, [_parked("PJSIP/100-1", call.channel_id, "701")])
     await call.hangup(17, **WAIT)

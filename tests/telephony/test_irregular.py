@@ -13,12 +13,12 @@ from tests.telephony.replay import answer, irregularly_asked
 Lists = dict[str, Callable[[Server], Coroutine[Any, Any, Sequence[object]]]]
 
 EMPTY: Lists = {
-    "ConfbridgeListRooms": lambda pbx: pbx.conferences(timeout=10),
-    "ConfbridgeList": lambda pbx: pbx.conference("600").members(timeout=10),
-    "PJSIPShowContacts": lambda pbx: pbx.pjsip_contacts(timeout=10),
-    "PJSIPShowEndpoints": lambda pbx: pbx.pjsip_endpoints(timeout=10),
-    "ExtensionStateList": lambda pbx: pbx.extension_states(timeout=10),
-    "VoicemailUsersList": lambda pbx: pbx.mailboxes(timeout=10),
+    "ConfbridgeListRooms": lambda pbx: pbx.conferences(timeout=60),
+    "ConfbridgeList": lambda pbx: pbx.conference("600").members(timeout=60),
+    "PJSIPShowContacts": lambda pbx: pbx.pjsip_contacts(timeout=60),
+    "PJSIPShowEndpoints": lambda pbx: pbx.pjsip_endpoints(timeout=60),
+    "ExtensionStateList": lambda pbx: pbx.extension_states(timeout=60),
+    "VoicemailUsersList": lambda pbx: pbx.mailboxes(timeout=60),
 }
 
 
@@ -26,7 +26,7 @@ async def request(pbx: Server, worker: FakeWorker, series: str, action_id: str) 
     """What `request` returns, or raises, for an action that is answered as it was in the capture."""
     action = action_id.partition("-")[0]
     answer(worker, action, irregularly_asked(series)[action_id])
-    return await pbx.request(action, timeout=10)
+    return await pbx.request(action, timeout=60)
 
 
 @pytest.mark.parametrize("action", EMPTY)
@@ -69,7 +69,7 @@ async def test_an_error_has_asterisks_words(
 async def test_a_lot_that_there_is_not_is_no_empty_list(pbx: Server, worker: FakeWorker, series: str) -> None:
     answer(worker, "ParkedCalls", irregularly_asked(series)["ParkedCalls"])
     with pytest.raises(ActionFailed, match="parking lot could not be found"):
-        await pbx.parked_calls("nowhere", timeout=10)
+        await pbx.parked_calls("nowhere", timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -129,11 +129,11 @@ async def test_an_error_that_ends_a_list(pbx: Server, worker: FakeWorker) -> Non
     )
     answer(worker, "CoreShowChannelMap", exchange)
     with pytest.raises(ActionFailed, match="Could not gather channels") as failed:
-        await pbx.request("CoreShowChannelMap", timeout=10)
+        await pbx.request("CoreShowChannelMap", timeout=60)
     assert [event["ConnectedChannel"] for event in failed.value.result.events] == ["Local/1"]
 
 
-ALL: Lists = {**EMPTY, "CoreShowChannels": lambda pbx: pbx.channels(timeout=10)}
+ALL: Lists = {**EMPTY, "CoreShowChannels": lambda pbx: pbx.channels(timeout=60)}
 
 
 @pytest.mark.parametrize("action", ALL)

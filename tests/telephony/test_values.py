@@ -22,7 +22,7 @@ def replaying(worker: FakeWorker, series: str) -> None:
 
 
 async def test_channels(pbx: Server) -> None:
-    channels = {channel.uniqueid: channel for channel in await pbx.channels(timeout=10)}
+    channels = {channel.uniqueid: channel for channel in await pbx.channels(timeout=60)}
     assert set(channels) > {"queued", "queued;2", "meeting-1", "meeting-2", "parked;2", "talking", "talking;2"}
     queued = channels["queued;2"]
     assert queued.name.startswith("Local/301@default-")
@@ -37,7 +37,7 @@ async def test_channels(pbx: Server) -> None:
 
 
 async def test_parked_calls(pbx: Server) -> None:
-    [parked] = await pbx.parked_calls(timeout=10)
+    [parked] = await pbx.parked_calls(timeout=60)
     assert (parked.lot, parked.space, parked.uniqueid, parked.timeout_s) == ("default", "701", "parked;2", 45)
     assert (parked.caller_number, parked.caller_name) == ("5551000", NAME)
     assert parked.channel.startswith("Local/park@default-")
@@ -45,9 +45,9 @@ async def test_parked_calls(pbx: Server) -> None:
 
 
 async def test_conferences(pbx: Server) -> None:
-    [room] = await pbx.conferences(timeout=10)
+    [room] = await pbx.conferences(timeout=60)
     assert (room.name, room.parties, room.marked, room.is_locked, room.is_muted) == ("601", 2, 0, True, False)
-    members = {member.uniqueid: member for member in await pbx.conference("601").members(timeout=10)}
+    members = {member.uniqueid: member for member in await pbx.conference("601").members(timeout=60)}
     assert set(members) == {"meeting-1;2", "meeting-2;2"}
     assert {uniqueid: member.is_muted for uniqueid, member in members.items()} == {
         "meeting-1;2": True,
@@ -59,7 +59,7 @@ async def test_conferences(pbx: Server) -> None:
 
 
 async def test_queues(pbx: Server) -> None:
-    support, sales = sorted(await pbx.queues(timeout=10), key=lambda queue: queue.name, reverse=True)
+    support, sales = sorted(await pbx.queues(timeout=60), key=lambda queue: queue.name, reverse=True)
     assert (support.name, sales.name) == ("support", "sales")
     assert (support.strategy, support.calls, support.callers) == ("ringall", 0, ())
     [member] = support.members
@@ -86,16 +86,16 @@ async def test_queues(pbx: Server) -> None:
 
 
 async def test_peers(pbx: Server) -> None:
-    [peer] = await pbx.iax_peers(timeout=10)
+    [peer] = await pbx.iax_peers(timeout=60)
     assert (peer.name, peer.address, peer.port, peer.status) == ("labpeer", "127.0.0.1", 9, "Unmonitored")
     assert (peer.is_dynamic, peer.is_trunk, peer.is_encrypted) == (False, False, False)
-    endpoints = {endpoint.name: endpoint for endpoint in await pbx.pjsip_endpoints(timeout=10)}
+    endpoints = {endpoint.name: endpoint for endpoint in await pbx.pjsip_endpoints(timeout=60)}
     assert set(endpoints) == {"labphone", "labtrunk", "labdesk"}
     trunk = endpoints["labtrunk"]
     assert (trunk.aors, trunk.contacts) == (("labtrunk",), ("labtrunk/sip:labtrunk@127.0.0.1:9",))
     assert (trunk.device_state, trunk.active_channels, trunk.transport) == ("Not in use", 0, "")
     assert endpoints["labphone"].contacts == ()
-    [contact] = await pbx.pjsip_contacts(timeout=10)
+    [contact] = await pbx.pjsip_contacts(timeout=60)
     assert contact.uri.startswith("sip:labdesk@127.0.0.1:")
     assert (contact.endpoint, contact.user_agent, contact.status) == ("labdesk", "amibus-lab", "NonQualified")
     assert contact.expires_at is not None
@@ -104,10 +104,10 @@ async def test_peers(pbx: Server) -> None:
 
 
 async def test_mailboxes(pbx: Server) -> None:
-    mailbox = await pbx.mailbox("1000", timeout=10)
+    mailbox = await pbx.mailbox("1000", timeout=60)
     assert (mailbox.name, mailbox.context) == ("1000", "default")
     assert (mailbox.urgent, mailbox.new, mailbox.old, mailbox.is_waiting) == (0, 0, 0, False)
-    users = {user.name: user for user in await pbx.mailboxes(timeout=10)}
+    users = {user.name: user for user in await pbx.mailboxes(timeout=60)}
     assert set(users) == {"1000", "1001"}
     user = users["1000"]
     assert (user.context, user.owner, user.email, user.new, user.old) == ("default", "Lab User", "", 0, 0)
@@ -115,41 +115,41 @@ async def test_mailboxes(pbx: Server) -> None:
 
 
 async def test_states(pbx: Server) -> None:
-    extension = await pbx.extension_state("100", timeout=10)
+    extension = await pbx.extension_state("100", timeout=60)
     assert extension is not None
     assert (extension.exten, extension.context, extension.status) == ("100", "default", 9)
     assert (extension.status_text, extension.hint) == ("InUse&Ringing", "Custom:100,CustomPresence:100")
     assert (extension.is_in_use, extension.is_ringing, extension.is_busy, extension.is_idle) == (
         True, True, False, False,
     )  # fmt: skip
-    extensions = {each.exten: each for each in await pbx.extension_states(timeout=10)}
+    extensions = {each.exten: each for each in await pbx.extension_states(timeout=60)}
     assert set(extensions) == {"100", "101"}
     assert extensions["100"] == extension
     assert extensions["101"].is_idle
-    assert (await pbx.device_state("Custom:100", timeout=10)).state == "RINGINUSE"
-    devices = {each.device: each.state for each in await pbx.device_states(timeout=10)}
+    assert (await pbx.device_state("Custom:100", timeout=60)).state == "RINGINUSE"
+    devices = {each.device: each.state for each in await pbx.device_states(timeout=60)}
     assert (devices["Custom:100"], devices["confbridge:601"]) == ("RINGINUSE", "INUSE")
-    presence = await pbx.presence_state("CustomPresence:100", timeout=10)
+    presence = await pbx.presence_state("CustomPresence:100", timeout=60)
     assert (presence.state, presence.subtype, presence.message) == ("away", "lunch", "back at two")
-    assert await pbx.presence_states(timeout=10) == [presence]
+    assert await pbx.presence_states(timeout=60) == [presence]
 
 
 async def test_a_command(pbx: Server) -> None:
-    lines = await pbx.command("core show channels", timeout=10)
+    lines = await pbx.command("core show channels", timeout=60)
     assert lines[0].split() == ["Channel", "Location", "State", "Application(Data)"]
     assert lines[0].startswith("Channel      "), "the table keeps its alignment"
     assert any(line.endswith("active channels") for line in lines)
 
 
 async def test_recording(pbx: Server, series: str) -> None:
-    recording = await pbx.record("talking;2", "lab.wav", timeout=10)
+    recording = await pbx.record("talking;2", "lab.wav", timeout=60)
     assert (recording.channel, recording.file) == ("talking;2", "lab.wav")
     assert recording.id.startswith("0x")
     if series == "16":
-        await pbx.monitor("talking;2", "lab", timeout=10)
+        await pbx.monitor("talking;2", "lab", timeout=60)
     else:
         with pytest.raises(NoSuchAction, match=r"res_monitor\.so of Asterisk up to 20"):
-            await pbx.monitor("talking;2", "lab", timeout=10)
+            await pbx.monitor("talking;2", "lab", timeout=60)
 
 
 @pytest.mark.parametrize(("urgent", "new", "waiting"), [("0", "0", False), ("1", "0", True), ("0", "2", True)])
@@ -159,7 +159,7 @@ async def test_a_message_waits(pbx: Server, worker: FakeWorker, urgent: str, new
         await worker.settle(request, response=Headers([("Response", "Success"), *counts]))
 
     worker.on("MailboxCount", count)
-    mailbox = await pbx.mailbox("1000", timeout=10)
+    mailbox = await pbx.mailbox("1000", timeout=60)
     assert (mailbox.urgent, mailbox.new, mailbox.old) == (int(urgent), int(new), 3)
     assert mailbox.is_waiting is waiting
 
@@ -171,7 +171,7 @@ async def test_an_extension_without_a_hint_has_no_state(pbx: Server, worker: Fak
         await worker.settle(request, response=Headers([("Response", "Success"), *headers]))
 
     worker.on("ExtensionState", no_hint)
-    assert await pbx.extension_state("4711", timeout=10) is None
+    assert await pbx.extension_state("4711", timeout=60) is None
 
 
 def test_what_comes_back_cannot_be_changed() -> None:

@@ -34,7 +34,7 @@ class Slow:
         return exchange
 
     async def until_asked(self, times: int) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while self.asked < times:  # noqa: ASYNC110
                 await asyncio.sleep(0)
 

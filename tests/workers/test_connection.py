@@ -194,7 +194,7 @@ async def test_a_half_open_session_is_found(
     monkeypatch.setattr(module, "PING_AFTER_S", 0.1)
     monkeypatch.setattr(module, "PING_TIMEOUT_S", 0.2)
     asterisk.faults.freeze()
-    assert "no answer within 0.2 s" in await soon(session.lost, 3)
+    assert "no answer within 0.2 s" in await soon(session.lost)
 
 
 async def test_events_are_handed_on_from_within_the_read(asterisk: SimulatedAsterisk) -> None:

@@ -153,7 +153,7 @@ async def test_a_calls_events_reach_its_channel_and_its_record_in_one_step(make:
     rig.pump.offer(event("OriginateResponse", ActionID="a1", Response="Success", Uniqueid="u1"))
     assert not response.done(), "the result must come after the event"
     rig.run()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await response
     rig.pump.offer(event("Hangup", Uniqueid="u1", Linkedid="u1", Cause="16"))
     out = await rig.out()
@@ -420,7 +420,7 @@ async def test_a_pump_that_was_fenced_publishes_nothing_more(make: Callable[...,
     rig.run()
     rig.pump.offer(event("Hangup"))
     with pytest.raises(LeaseLost):
-        await asyncio.wait_for(rig.task, 5)
+        await asyncio.wait_for(rig.task, 60)
     assert await rig.redis.xlen(rig.keys.events) == 0
 
 
@@ -428,11 +428,11 @@ async def test_event_channels_may_be_turned_off(make: Callable[..., Any]) -> Non
     rig = await make(event_channels=False)
     subscriber = rig.redis.pubsub()
     await subscriber.psubscribe("*")
-    await subscriber.get_message(timeout=5)
+    await subscriber.get_message(timeout=60)
     rig.calls.load({"u1": "a1"}, {})
     rig.run()
     rig.pump.offer(event("Newexten", Uniqueid="u1"))
-    message = await subscriber.get_message(ignore_subscribe_messages=True, timeout=5)
+    message = await subscriber.get_message(ignore_subscribe_messages=True, timeout=60)
     assert message["channel"].decode() == rig.keys.action("a1")
     await subscriber.aclose()
 

@@ -20,7 +20,7 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
             sock.bind("")  # the kernel finds a name
             name: bytes = sock.getsockname()
             monkeypatch.setenv("NOTIFY_SOCKET", f"@{name[1:].decode()}")
-        sock.settimeout(5)
+        sock.settimeout(60)
         yield sock
 
 
@@ -35,7 +35,7 @@ def test_a_manager_that_does_not_read_holds_nobody_up(manager: socket.socket) ->
     began = time.monotonic()
     for _ in range(2000):
         notify("WATCHDOG=1")
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
     assert manager.recv(100) == b"WATCHDOG=1"
 
 

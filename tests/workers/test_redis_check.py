@@ -17,7 +17,7 @@ from workers.redis_check import check_redis, publish_command, server_name
 async def check(url: str) -> dict[str, Any]:
     redis = Redis.from_url(url, protocol=2, retry=Retry(NoBackoff(), 0), socket_timeout=5)
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return await check_redis(redis, url)
     finally:
         await redis.aclose()

@@ -32,7 +32,7 @@ async def settle() -> None:
 
 
 async def got(task: asyncio.Task[Turn | None]) -> Turn:
-    turn = await asyncio.wait_for(task, 5)
+    turn = await asyncio.wait_for(task, 60)
     assert turn is not None
     return turn
 
@@ -96,7 +96,7 @@ async def test_nothing_is_granted_while_it_is_closed_and_all_once_it_opens() -> 
 async def test_deadlines_pass_while_it_is_closed() -> None:
     schedule = make(opened=False)
     late, patient = ask(schedule, deadline=time.time() + 0.05), ask(schedule)
-    assert await asyncio.wait_for(late, 5) is None
+    assert await asyncio.wait_for(late, 60) is None
     assert not patient.done()
     assert schedule.waiting == 1
     schedule.open()
@@ -117,7 +117,7 @@ async def test_whoever_waits_for_a_rate_is_woken_when_it_lets_the_next_one_go() 
     began = time.monotonic()
     for _ in range(24):
         schedule.release(await got(ask(schedule, "write", CALLS)))
-    assert 0.15 < time.monotonic() - began < 5
+    assert 0.15 < time.monotonic() - began < 60
 
 
 async def test_a_late_one_at_the_head_does_not_hold_up_those_behind_it() -> None:
@@ -126,7 +126,7 @@ async def test_a_late_one_at_the_head_does_not_hold_up_those_behind_it() -> None
         schedule.release(await got(ask(schedule, "write", CALLS)))
     late = ask(schedule, "write", CALLS, deadline=time.time() + 0.02)
     patient = ask(schedule, "write", CALLS)
-    assert await asyncio.wait_for(late, 5) is None
+    assert await asyncio.wait_for(late, 60) is None
     schedule.release(await got(patient))
 
 
@@ -162,7 +162,7 @@ async def test_a_turn_granted_to_one_that_is_cancelled_at_that_moment_is_given_b
 
 
 async def test_what_was_late_from_the_start_is_told_so() -> None:
-    assert await asyncio.wait_for(make().turn("write", CHANGES, time.time() - 1), 5) is None
+    assert await asyncio.wait_for(make().turn("write", CHANGES, time.time() - 1), 60) is None
 
 
 @pytest.mark.parametrize(
@@ -197,14 +197,14 @@ async def test_turns_are_shared_only_where_nothing_counts_single_actions() -> No
 
 async def test_those_that_go_out_together_do_not_wait_for_one_that_is_late() -> None:
     schedule = make()
-    turn = await asyncio.wait_for(schedule.turn("read", READS, NEVER, time.time() - 1), 5)
+    turn = await asyncio.wait_for(schedule.turn("read", READS, NEVER, time.time() - 1), 60)
     assert turn is not None
     assert turn.size == 2
 
 
 async def test_one_that_is_late_is_told_while_they_wait() -> None:
     schedule = make(opened=False)
-    assert await asyncio.wait_for(schedule.turn("read", READS, NEVER, time.time() + 0.1), 5) is None
+    assert await asyncio.wait_for(schedule.turn("read", READS, NEVER, time.time() + 0.1), 60) is None
     assert schedule.waiting == 0
 
 
@@ -240,7 +240,7 @@ async def test_those_whose_shared_turn_has_ended_by_a_deadline_line_up_before_wh
 
     late = ask(schedule, "read", READS, time.time() - 1)
     await settle()
-    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         group.create_task(share())
         group.create_task(come_later())
     assert await late is None

@@ -30,7 +30,7 @@ SECRET = "s3cr3t-of-amibus"
 
 EVENTS_SECRET = "s3cr3t-of-events"
 USERS = {"amibus": SECRET, "amibus-events": EVENTS_SECRET}
-DEADLINE_S = 15.0
+DEADLINE_S = 60.0
 
 Pair = tuple[str | bytes, str | bytes]
 
@@ -310,7 +310,7 @@ class Desk:
         async with self.redis.pubsub(ignore_subscribe_messages=True) as pubsub:
             await pubsub.subscribe(*channels)
             for _ in channels:
-                while await pubsub.get_message(timeout=5) is not None:
+                while await pubsub.get_message(timeout=DEADLINE_S) is not None:
                     pass  # the confirmations come as None
             yield Ear(pubsub)
 
