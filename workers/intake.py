@@ -10,6 +10,7 @@ import structlog
 from broker.entry import Request
 from broker.keys import LANES
 from workers.batch import tolerated, until_done
+from workers.outage import outage
 from workers.reader import READ_COUNT, Reader
 
 ROOM_S: Final = 1.0
@@ -95,7 +96,10 @@ class Intake:
         if len(held) < self._read_ahead:
             requests = await self._reader.missed(lane, held, len(held) + READ_COUNT, surely=surely)
             if requests:
-                log.warning("entries were read and their reply was lost: taken again", lane=lane, entries=len(requests))
+                if outage().is_news("missed"):
+                    log.warning(
+                        "entries were read and their reply was lost: taken again", lane=lane, entries=len(requests)
+                    )
                 self._take(requests)
 
     async def _watched(self, work: Coroutine[Any, Any, None]) -> None:
