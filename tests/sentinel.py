@@ -21,7 +21,8 @@ DOWN_AFTER_MS = 1000
 
 FAILOVER_TIMEOUT_MS = 2000
 QUORUM = 2
-FAIL_OVER_DEADLINE_S = 60.0
+FAIL_OVER_DEADLINE_S = 120.0
+"""Sentinels whose clock was held up do nothing for half a minute."""
 
 
 def wait_for(condition: Callable[[], Any], what: str, deadline_s: float = START_DEADLINE_S) -> Any:
@@ -123,10 +124,10 @@ class Sentinels:
             server.start()
         with self.replica.client() as replica:  # by no option: it may be started again when it is the primary
             replica.execute_command("REPLICAOF", "127.0.0.1", self.primary.port)
-        wait_for(self.is_in_step, "the replica in step")
+        wait_for(self.is_in_step, "the replica in step", FAIL_OVER_DEADLINE_S)
         for sentinel in self.sentinels:
             sentinel.start()
-        wait_for(self._know_each_other, "sentinels that know each other")
+        wait_for(self._know_each_other, "sentinels that know each other", FAIL_OVER_DEADLINE_S)
 
     def stop(self) -> None:
         """End everything."""

@@ -65,10 +65,16 @@ def _commands(asterisk: SimulatedAsterisk) -> dict[str, Any]:
         asterisk.tell(event, privilege, *[(name, value) for name, value in headers])
         return {}
 
+    async def hang_up(uniqueid: str) -> Message:
+        """End the call of this leg."""
+        [leg] = [leg for leg in asterisk.switch.legs if leg.uniqueid == uniqueid]
+        leg.call.hang_up(leg, 16)
+        return {}
+
     async def calls() -> Message:
         return {"calls": len(asterisk.calls)}
 
-    return {"fault": fault, "drop": drop, "restart": restart, "tell": tell, "calls": calls}
+    return {"fault": fault, "drop": drop, "restart": restart, "tell": tell, "hang_up": hang_up, "calls": calls}
 
 
 if __name__ == "__main__":

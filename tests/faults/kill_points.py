@@ -26,10 +26,11 @@ NOT_BY_ITSELF: Final = ("redis_client.py", "simulated/")
 """All commands to Redis wait there: who gave the command says more."""
 
 FUNCTIONS: Final = (
-    "diary:Diary.begin_write", "sessions:Sessions.request_all", "connection:Connection._write",
-    "connection:Connection.data_received",
+    "event_pump:EventPump._send", "diary:Diary.begin_write", "sessions:Sessions.request_all",
+    "connection:Connection._write", "connection:Connection.data_received",
 )  # fmt: skip
-"""What happens in callbacks, between the awaits: the last looks, the write itself, and the answer's arrival."""
+"""What happens in callbacks, between the awaits: a batch of events is taken, the last looks, the write itself, and the
+answer's arrival."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Orders:
     visit: int = 1
     how: str = "kill"
     """`kill` (SIGKILL) or `stop` (SIGSTOP)."""
+    armed_by: str = ""
+    """A file: visits before it is there do not count. Empty: all do."""
     variant: str = ""
     """A deliberately broken worker, see `variants`."""
     loop: str = "uvloop"
@@ -61,6 +64,8 @@ class Points:
     def __init__(self, orders: Orders) -> None:
         self.visits: Counter[str] = Counter()
         self._orders = orders
+        self._met = 0
+        """Visits that count of the point that was ordered."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         self._notes = os.open(orders.notes, flags, 0o600) if orders.notes else -1
 
@@ -69,9 +74,8 @@ class Points:
         self.visits[point] = count = self.visits[point] + 1
         if count == 1:
             self._note("seen", point)
-        if point == self._orders.point and count == self._orders.visit:
-            self._note("ended", point)
-            os.kill(os.getpid(), signal.SIGSTOP if self._orders.how == "stop" else signal.SIGKILL)
+        if point == self._orders.point:
+            self._meet(point)
 
     def install(self, loop: asyncio.AbstractEventLoop) -> None:
         """Watch all tasks that this loop will make."""
@@ -85,6 +89,15 @@ class Points:
             self._wrap(
                 getattr(importlib.import_module(f"workers.{module}"), owner), function, f"{module}.py:{function}"
             )
+
+    def _meet(self, point: str) -> None:
+        orders = self._orders
+        if orders.armed_by and not Path(orders.armed_by).exists():
+            return
+        self._met += 1
+        if self._met == orders.visit:
+            self._note("ended", point)
+            os.kill(os.getpid(), signal.SIGSTOP if orders.how == "stop" else signal.SIGKILL)
 
     def _make_task(self, loop: asyncio.AbstractEventLoop, coroutine: Any, **more: Any) -> "asyncio.Task[Any]":
         return asyncio.Task(Watched(coroutine, self.visit), loop=loop, **more)

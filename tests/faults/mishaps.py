@@ -20,7 +20,7 @@ PATIENCE_S: Final = 1.5
 """How long a fault waits for its occasion; then the round goes on without it."""
 
 KILL_PATIENCE_S: Final = 0.6
-"""And a kill point, from the start of that life: most are met at once, or not at all."""
+"""And a kill point, once that life has come to no new one for so long: most are met on the way, or not at all."""
 
 SILENCES_S: Final = (0.05, 0.1, 0.3, 0.3, 0.8, 0.8, 1.5, 6.0)
 """Some shorter than a lease, some longer, and some longer than all that the worker waits for Redis or a session."""
@@ -45,7 +45,7 @@ async def kill_at_point(running: Round, dice: random.Random) -> None:
     )
     slot.is_quick = dice.random() < 0.9
     running.kill_next(orders)
-    await _in_time(lambda: slot.present.orders == orders and slot.present.is_over, KILL_PATIENCE_S)
+    await _at_a_standstill(running, lambda: slot.present.orders == orders and slot.present.is_over)
     slot.is_quick = True
     if slot.present.orders == orders and not slot.present.is_over:
         slot.present.send(signal.SIGTERM)  # some points lie on the way out
@@ -308,6 +308,20 @@ async def _in_time(condition: Callable[[], bool], patience_s: float = PATIENCE_S
 
     with contextlib.suppress(TimeoutError):
         await wait_for("the occasion", is_there, patience_s)
+
+
+async def _at_a_standstill(running: Round, is_met: Callable[[], bool]) -> None:
+    """Wait for a kill point, which need not come, as long as points are met for the first time in a life."""
+    size, since = -1, 0.0
+
+    async def is_there() -> bool:
+        nonlocal size, since
+        noted = running.world.notes.stat().st_size
+        if noted != size:
+            size, since = noted, time.monotonic()
+        return is_met() or time.monotonic() - since > KILL_PATIENCE_S
+
+    await wait_for("a kill point, or no new ones", is_there)
 
 
 MISHAPS: Final[dict[str, Mishap]] = {

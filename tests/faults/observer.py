@@ -17,6 +17,7 @@ from tests.faults.producer import REPLY
 from tests.faults.tasks import end
 
 RESUME_S = 0.02
+HEARD_DEADLINE_S = 60.0
 
 
 class Observer:
@@ -52,7 +53,7 @@ class Observer:
 
     async def heard(self) -> None:
         """Wait until all that was published before now is here."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HEARD_DEADLINE_S):
             mark = f"mark-{len(self.messages)}-{id(self)}"
             while mark not in self._marks:
                 with contextlib.suppress(RedisError, OSError):

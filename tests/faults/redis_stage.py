@@ -13,11 +13,8 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from tests.servers import RedisServer
-from tests.workers.worker_process import USERS, Desk, WorkerProcess, eventually, make_settings
+from tests.workers.worker_process import DEADLINE_S, USERS, Desk, WorkerProcess, eventually, make_settings
 from workers.simulated import SimulatedAsterisk
-
-DEADLINE_S = 20.0
-"""For being whole again. It is generous: what is seen is told by `record_property`."""
 
 FLAT_MB = 16.0
 """The worker may grow by so much while a fault lasts: it starts at some 50 MB, and what leaks shows at once."""

@@ -96,7 +96,10 @@ class Slot:
             self._world.crashes.append(f"nobody could live at {self.name} any more: {error!r}")
 
     async def _live(self) -> None:
-        orders, self.orders = self.orders, replace(self.orders, point="", visit=1, how="kill", loop="uvloop")
+        orders, self.orders = (
+            self.orders,
+            replace(self.orders, point="", visit=1, how="kill", armed_by="", loop="uvloop"),
+        )
         self.life = await self.host.start(self.name, self._world.environment(self.host), orders)
         self.lives += 1
 

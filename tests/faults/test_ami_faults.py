@@ -24,7 +24,17 @@ from broker.codec import FINAL_STATES
 from broker.keys import URGENT
 from tests.faults.cutter import Cutter, How
 from tests.faults.proxy import Proxy
-from tests.workers.worker_process import SECRET, USERS, Desk, eventually, make_settings, running_worker, soon
+from tests.workers.worker_process import (
+    BUSY_S,
+    DEADLINE_S,
+    SECRET,
+    USERS,
+    Desk,
+    eventually,
+    make_settings,
+    running_worker,
+    soon,
+)  # fmt: skip
 from workers import connection, sessions
 from workers.connection import Asked, Connection, ConnectionLost
 from workers.simulated import SimulatedAsterisk, User
@@ -35,6 +45,9 @@ CHANGES = ("Setvar", "Originate", "UserEvent")
 IDS = [f"v{number}" for number in range(12)]
 Note = Callable[[str, object], None]
 """`record_property`: what was seen, for the report."""
+
+ONE_KIND = pytest.mark.parametrize("redis_server", ["redis"], indirect=True)
+"""For what takes long: the session to Asterisk is tested, and one kind of server will do."""
 
 
 @pytest.fixture
@@ -58,7 +71,7 @@ async def setvar(desk: Desk, *action_ids: str, **headers: Any) -> None:
         await desk.add("Setvar", action_id, Variable="x", Value=action_id, **headers)
 
 
-async def states(desk: Desk, *action_ids: str, deadline_s: float = 20.0) -> dict[str, str]:
+async def states(desk: Desk, *action_ids: str, deadline_s: float = DEADLINE_S) -> dict[str, str]:
     """The final states, once all have one."""
     end = time.monotonic() + deadline_s
     return {each: (await desk.settled(each, end - time.monotonic()))["state"] for each in action_ids}
@@ -218,6 +231,7 @@ async def test_an_asterisk_that_falls_silent_in_the_login(
         await nothing_twice_nothing_left(desk, asterisk)
 
 
+@ONE_KIND
 @pytest.mark.parametrize("user", ["amibus", "amibus-events"])
 async def test_a_secret_that_is_changed_while_it_runs(
     redis_url: str, asterisk: SimulatedAsterisk, user: str, record_property: Note
@@ -328,6 +342,7 @@ async def test_a_read_whose_answer_is_always_overtaken_is_not_asked_for_ever(
         assert asterisk.write_counts()["lost"] == 4
 
 
+@ONE_KIND
 async def test_a_slow_action_is_not_taken_for_a_dead_session(redis_url: str, asterisk: SimulatedAsterisk) -> None:
     """Longer than an idle session is left in peace, on each of the sessions; the others go on meanwhile."""
     slow_s = connection.PING_AFTER_S + connection.PING_TIMEOUT_S + 3
@@ -336,15 +351,16 @@ async def test_a_slow_action_is_not_taken_for_a_dead_session(redis_url: str, ast
         before = {session.number for session in asterisk.sessions}
         for each in ("slow-command", "slow-list"):
             asterisk.faults.delay_response(each, seconds=slow_s)
+        began = time.monotonic()
         await desk.add("Command", "slow-command", Command="core show version", Bus_Timeout="20")
         await desk.add("CoreShowChannels", "slow-list", Bus_Timeout="20")
         await eventually(lambda: asterisk.writes("slow-command") and asterisk.writes("slow-list"))
-        began = time.monotonic()
+        asked = time.monotonic()
         await desk.add("Ping", "urgent", lane=URGENT)
         assert (await desk.settled("urgent"))["state"] == "done"
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - asked < slow_s / 2
         assert (await states(desk, "slow-command", "slow-list")) == {"slow-command": "done", "slow-list": "done"}
-        assert time.monotonic() - began > slow_s - 1
+        assert time.monotonic() - began > slow_s
         assert {session.number for session in asterisk.sessions} == before, "no session was given up"
         assert asterisk.write_counts()["slow-command"] == asterisk.write_counts()["slow-list"] == 1
 
@@ -352,6 +368,7 @@ async def test_a_slow_action_is_not_taken_for_a_dead_session(redis_url: str, ast
 # -- half-open connections
 
 
+@ONE_KIND
 async def test_a_black_hole_is_found_and_survived(
     redis_url: str, asterisk: SimulatedAsterisk, record_property: Note
 ) -> None:
@@ -368,7 +385,7 @@ async def test_a_black_hole_is_found_and_survived(
         await eventually(lambda: is_in_state(desk, "asterisk-away"))
         found_s = time.monotonic() - began
         record_property("found_after_s", round(found_s, 2))
-        assert found_s < 10
+        assert found_s < 10 + BUSY_S
         assert (await states(desk, "v0")) == {"v0": "unknown"}
         assert not [each for each in asterisk.written if each.action_id in IDS[1:]]
         await proxy.heal()
@@ -380,6 +397,7 @@ async def test_a_black_hole_is_found_and_survived(
         await nothing_twice_nothing_left(desk, asterisk)
 
 
+@ONE_KIND
 @pytest.mark.parametrize("way", ["up", "down"])
 async def test_a_black_hole_in_one_direction(redis_url: str, asterisk: SimulatedAsterisk, way: str) -> None:
     async with (
@@ -389,7 +407,7 @@ async def test_a_black_hole_in_one_direction(redis_url: str, asterisk: Simulated
         proxy.black_hole(up=way == "up", down=way == "down")
         began = time.monotonic()
         await eventually(lambda: is_in_state(desk, "asterisk-away"))
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 10 + BUSY_S
         await setvar(desk, *IDS)
         await proxy.heal()
         assert set((await states(desk, *IDS)).values()) == {"done"}
@@ -409,7 +427,7 @@ async def test_a_network_that_is_severed_while_an_action_is_on_its_way() -> None
     told, _ = await soon(process.communicate(), 50)
     found = [json.loads(line) for line in told.splitlines()]
     assert [each["fate"] for each in found] == ["ConnectionLost"] * 2, found
-    assert all(each["found_after_s"] < 10 for each in found), found
+    assert all(each["found_after_s"] < 10 + BUSY_S for each in found), found
 
 
 async def test_an_asterisk_that_does_not_read_is_not_taken_for_a_severed_network(asterisk: SimulatedAsterisk) -> None:

@@ -13,7 +13,7 @@ from tests.faults.mishaps import MISHAPS, ONLY_IN, WEIGHTS, barred_here, usual
 from tests.faults.redis_side import LAYOUTS
 from tests.servers import KINDS, need
 
-SHORT_MINUTES = 0.5
+SHORT_MINUTES = 0.25
 
 SEED = 2083
 """It begins with a round of kill points alone, and on replicated servers with one that fails over."""

@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults.faketime import FakeTime
 from tests.servers import RedisServer, need
-from tests.workers.worker_process import USERS, Desk, WorkerProcess, eventually, make_settings
+from tests.workers.worker_process import BUSY_S, USERS, Desk, WorkerProcess, eventually, make_settings
 from workers.simulated import SimulatedAsterisk
 
 HOUR_S = 3600
@@ -95,7 +95,7 @@ async def test_the_workers_clock_jumps(
             await expires_in_time(desk, asterisk, "jump")
             record, beat = await desk.record("after"), await desk.heartbeat()
             assert abs(float(record["settled_at"]) - time.time()) < 30
-            assert abs(float(beat["heartbeat_at"]) - time.time()) < 5
+            assert abs(float(beat["heartbeat_at"]) - time.time()) < 30
             assert (beat["worker"], beat["epoch"], beat["clock_stepped_s"]) == ("one", "1", "0.000")
             assert (await desk.record("call"))["call"] == "up"
             assert not worker.lines(STEPPED)
@@ -122,15 +122,15 @@ async def test_redis_clock_is_stepped(
         await is_done(desk, "before")
         fake_time.step(step_s)
         line = await worker.said(STEPPED)
-        assert abs(line["step_s"] - step_s) < 5
+        assert abs(line["step_s"] - step_s) < 30
         await is_done(desk, "after")
         await desk.add("Ping", "soon", Bus_Deadline="+60")
         assert (await desk.settled("soon"))["state"] == "done"
         await desk.originate("call", "busy")
         assert (await desk.settled("call"))["error_code"] == "originate-failed"
         beat = await eventually(lambda: tells_of_step(desk))
-        assert abs(float(beat["clock_stepped_s"]) - step_s) < 5
-        assert abs(float(beat["heartbeat_at"]) - time.time() - step_s) < 10
+        assert abs(float(beat["clock_stepped_s"]) - step_s) < 30
+        assert abs(float(beat["heartbeat_at"]) - time.time() - step_s) < 30
         assert (beat["epoch"], beat["state"]) == ("1", "connected")
         fake_time.step(0)
         await eventually(lambda: len(worker.lines(STEPPED)) == 2)
@@ -159,7 +159,7 @@ async def test_a_standby_takes_over_although_redis_clock_was_set_back(
         began = time.monotonic()
         await desk.add("Setvar", "after", Variable="x", Value="1")
         assert (await desk.settled("after"))["state"] == "done"
-        assert time.monotonic() - began < 3.0 * 1.5 + 2
+        assert time.monotonic() - began < 3.0 * 1.5 + 2 + BUSY_S
         await second.said("the lease lives on and its worker does not: has Redis' clock been set back?")
         assert (await desk.record("after"))["worker"] == "two"
         assert asterisk.write_counts()["after"] == 1
@@ -183,4 +183,4 @@ async def test_a_call_in_doubt_is_not_waited_for_an_hour_because_redis_clock_was
         await asterisk.drop_connections("actions")
         record = await desk.settled("call")
         assert record["state"] == "unknown"
-        assert time.monotonic() - began < 12
+        assert time.monotonic() - began < 12 + BUSY_S

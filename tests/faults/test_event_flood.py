@@ -24,6 +24,9 @@ EVENTS = 60_000
 """About 25 MiB of AMI text: some times what the kernel takes for a client that does not read."""
 
 EVENTS_PER_S = 10_000
+SPOOLED_PER_S = 5_000
+"""Less, where none may be dropped: on a busy machine the worker gets too little of the processor for more."""
+
 BUFFER_MB = 4
 BASE_BYTES = 8 * MEBIBYTE
 """What a worker under load takes beside its event buffer: parsing, one batch on its way, what was freed and is kept."""
@@ -54,7 +57,8 @@ def resident_bytes(pid: int) -> int:
 class Flood:
     """So many events at a chosen rate, and the largest that the worker was meanwhile."""
 
-    def __init__(self, asterisk: SimulatedAsterisk, pid: int) -> None:
+    def __init__(self, asterisk: SimulatedAsterisk, pid: int, per_s: int = EVENTS_PER_S) -> None:
+        self._per_s = per_s
         self._asterisk = asterisk
         self._pid = pid
         self.sent = 0
@@ -63,8 +67,8 @@ class Flood:
     async def pour(self, count: int) -> None:
         """Return when they are all with the worker, or in the kernel."""
         emitted, traffic = self._asterisk.traffic.emitted, self._asterisk.traffic
-        traffic.rate = EVENTS_PER_S
-        await eventually(lambda: self._look() and traffic.emitted - emitted >= count, 30)
+        traffic.rate = self._per_s
+        await eventually(lambda: self._look() and traffic.emitted - emitted >= count)
         traffic.rate = 0
         self.sent += traffic.emitted - emitted
 
@@ -80,12 +84,12 @@ async def stream(desk: Desk) -> list[BusEvent]:
         beat = await desk.heartbeat()
         return beat.get("events_queued") == "0" and beat.get("state") == "connected"
 
-    await eventually(is_drained, 30)
+    await eventually(is_drained)
     return await desk.events()
 
 
-def numbered_without_a_hole(events: list[BusEvent]) -> bool:
-    return [event.seq for event in events] == list(range(1, len(events) + 1))
+def numbered_without_a_hole(events: list[BusEvent], first: int = 1) -> bool:
+    return [event.seq for event in events] == list(range(first, first + len(events)))
 
 
 def overflows(events: list[BusEvent]) -> list[BusEvent]:
@@ -173,7 +177,7 @@ async def test_with_a_spool_nothing_is_dropped_while_redis_stands_still(
     async with WorkerProcess(settings) as worker, Desk(own_redis.url) as desk:
         await worker.connected()
         await place_calls(desk, asterisk)
-        flood = Flood(asterisk, worker.pid)
+        flood = Flood(asterisk, worker.pid, SPOOLED_PER_S)
         before = resident_bytes(worker.pid)
         async with standing_still(own_redis):
             await flood.pour(EVENTS // 2)
@@ -299,7 +303,7 @@ async def test_a_subscriber_that_never_reads_is_cut_and_nobody_else_notices(
             heard, sent = len(quick), flood.sent
             await flood.pour(count)
             ended_at = time.monotonic()
-            await eventually(lambda: len(quick) - heard >= flood.sent - sent, 30)
+            await eventually(lambda: len(quick) - heard >= flood.sent - sent)
             return max(0.0, quick.heard_at - ended_at)
 
         alone_s = await lag_s(EVENTS // 4)
@@ -309,17 +313,18 @@ async def test_a_subscriber_that_never_reads_is_cut_and_nobody_else_notices(
         print(f"{own_redis.kind}: lag {alone_s:.3f} s alone, {beside_s:.3f} s beside one that does not read")
         await eventually(lambda: subscriptions(desk, 1))
         assert asterisk.stalls == 0
-        assert not quick.is_cut
         assert int((await desk.heartbeat())["events_dropped"]) == 0
         assert own_redis.log().count("overcoming of output buffer limits") == 1
-        heard = quick.events()
-        assert [event.seq for event in heard] == list(range(heard[0].seq, heard[0].seq + len(heard)))
 
         await slow.read()
         missed_from = slow.events()[-1].seq + 1
-        caught_up = [event.seq for event in await stream(desk) if event.seq >= missed_from]
-        assert caught_up == list(range(missed_from, heard[-1].seq + 1))
+        caught_up = [event for event in await stream(desk) if event.seq >= missed_from]
+        assert numbered_without_a_hole(caught_up, missed_from)
         assert len(caught_up) > EVENTS // 4, "it had been cut in the midst of it"
+        heard_from = quick.events()[0].seq
+        await eventually(lambda: heard_from + len(quick) > caught_up[-1].seq)
+        assert numbered_without_a_hole(quick.events(), heard_from)
+        assert not quick.is_cut
         reading.cancel()
         await asyncio.wait([reading])
 

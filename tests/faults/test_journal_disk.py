@@ -175,6 +175,7 @@ async def test_a_disk_that_is_full_for_a_while(
         await eventually(lambda: is_in_state(desk, "connected"))
         assert written_of(asterisk, *IDS) == IDS
         assert not written_of(asterisk, "late-0", "late-1")
+        await worker.said(ROOM)
         assert len(worker.lines(ROOM)) == 1
         assert (await desk.heartbeat())["unknown"] == "0"
         await nothing_twice_nothing_left(desk, asterisk)

@@ -13,7 +13,7 @@ from broker import Bus, BusUnavailable
 from broker.keys import GROUP, Keys
 from tests.faults.redis_stage import RedisStage, redis_stage
 from tests.servers import KINDS, RedisServer, need
-from tests.workers.worker_process import SERVER, eventually
+from tests.workers.worker_process import BUSY_S, SERVER, eventually
 
 KEYS = Keys(SERVER)
 IDS = [f"v{number}" for number in range(50)]
@@ -111,6 +111,7 @@ async def test_killed_and_started_again(syncing_redis: RedisServer, record_prope
         await stage.all_done(*IDS)
         assert stage.changes(*IDS) == IDS
         await stage.met(stage.desk.backlog_is_empty)
+        await stage.worker.said("redis is back")
         assert len(stage.worker.lines("redis is away")) == len(stage.worker.lines("redis is back")) == 1
         await stage.check(errors=False)
 
@@ -123,7 +124,7 @@ async def test_silence(stage: RedisStage, record_property: Note) -> None:
         stage.let_go()
         await stage.worker.said("redis is away")
         record_property("noticed_after_s", round(time.monotonic() - began, 2))
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 10 + BUSY_S
         # The lease is over by the worker's own clock: meanwhile nothing more may be written.
         written = stage.changes()
         await asyncio.sleep(1)

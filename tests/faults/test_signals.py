@@ -1,7 +1,6 @@
 """How a worker ends: asked once, asked twice, asked while something is away, and not asked at all."""
 
 import asyncio
-import os
 import signal
 import time
 from collections import Counter
@@ -16,15 +15,13 @@ from broker.keys import URGENT
 from tests.faults.proxy import Proxy
 from tests.faults.test_journal_disk import LimitedSize
 from tests.servers import RedisServer
-from tests.workers.worker_process import USERS, Desk, WorkerProcess, eventually, make_settings
+from tests.workers.worker_process import BUSY_S, USERS, Desk, WorkerProcess, eventually, make_settings
 from workers.config import Settings
 from workers.redis_client import REDIS_TIMEOUT_S
 from workers.simulated import SimulatedAsterisk
 
 IDS = [f"v{number}" for number in range(30)]
 DRAIN_S = 3.0
-START_S = 3.0
-"""A Python process begins within that time, also on a busy machine."""
 
 Note = Callable[[str, object], None]
 """`record_property`: what was seen, for the report."""
@@ -64,10 +61,10 @@ async def stops(worker: WorkerProcess, within_s: float, note: Note) -> float:
     """Ask it to end; it does so with exit code 0, in time."""
     began = time.monotonic()
     worker.signal(signal.SIGTERM)
-    assert await worker.ended(within_s + 10) == 0, worker.text
+    assert await worker.ended() == 0, worker.text
     took_s = time.monotonic() - began
     note("stopped_after_s", round(took_s, 2))
-    assert took_s < within_s, worker.text
+    assert took_s < within_s + BUSY_S, worker.text
     assert "Traceback" not in worker.text
     return took_s
 
@@ -122,9 +119,9 @@ async def test_a_second_signal_ends_it_at_once(
         await worker.said("draining")
         began = time.monotonic()
         worker.signal(signal.SIGTERM)
-        assert await worker.ended(2) == 1
+        assert await worker.ended() == 1
         record_property("ended_after_s", round(time.monotonic() - began, 3))
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 1 + BUSY_S
         assert worker.lines("second signal: ending at once")
     await rest_is_done(settings, asterisk, unknown=("v0",))
 
@@ -214,8 +211,7 @@ async def test_killed_and_started_again(redis_url: str, asterisk: SimulatedAster
             first_s = time.monotonic() - killed
             record_property("first_action_after_s", round(first_s, 2))
             assert (await desk.record("v1"))["state"] == "done"
-            # In CI others use the processor, too; what is seen is told.
-            assert first_s < settings.lease_s + 1 + (START_S if os.environ.get("CI") else 0)
+            assert first_s < settings.lease_s + 1 + BUSY_S
             assert (await desk.settled("v0"))["state"] == "unknown"
             for action_id in IDS:  # its end is that of a crash: nothing must be on its way
                 await desk.settled(action_id)

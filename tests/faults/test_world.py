@@ -18,6 +18,8 @@ from tests.workers.worker_process import eventually
 async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     need(request.param)
     async with World(request.param, 1) as world:
+        # On a busy machine a process may well stand still for as long as a shorter one lasts.
+        world.settings = {"lease_s": "3"}
         yield world
 
 
@@ -102,7 +104,6 @@ async def test_a_zombie_does_not_write_what_it_was_about_to(world: World, moment
 
 
 async def test_what_a_zombie_reads_is_not_stranded(world: World) -> None:
-    world.settle_deadline_s = 12.0
     async with world.round(10, workers=2, hosts=2) as running:
         await running.serving()
         zombie = running.server.present

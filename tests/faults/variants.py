@@ -304,7 +304,8 @@ def hole_not_seen() -> None:
 
 
 def events_lost() -> None:
-    """Takes a batch for published before Redis has said so."""
+    """Takes a batch for published before Redis has said so. (That Redis seems to have forgotten it would be told.)"""
+    hole_not_seen()
 
     async def once(what: str, call: Callable[[], Any]) -> None:
         with tolerated(what):

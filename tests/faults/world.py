@@ -35,8 +35,11 @@ from tests.workers.worker_process import EVENTS_SECRET, SECRET, SERVER
 
 LEASE_S: Final = 1.0
 POLL_S: Final = 0.01
-SETTLE_DEADLINE_S: Final = 25.0
+SETTLE_DEADLINE_S: Final = 60.0
 """After the last cure so much time at most may pass until one more of all that was queued has its fate."""
+
+WAIT_DEADLINE_S: Final = 60.0
+"""For what is to come: who waits in vain waits so long, however busy the machine is."""
 
 JOURNAL_HELD: Final = "the journal was held by another process: it was killed"
 
@@ -98,6 +101,8 @@ class World:
         self.keys = Keys(SERVER)
         self.keep = False
         self.settle_deadline_s = SETTLE_DEADLINE_S
+        self.settings: dict[str, str] = {}
+        """Of the workers, where they are not those of all worlds."""
         self.crashes: list[str] = []
         self.killed: list[Life] = []
         """Lives that ended by a SIGKILL which did not come from the test."""
@@ -119,6 +124,8 @@ class World:
             stack.callback(self._remove)
             self.notes = self.directory / "points"
             self.leases = self.directory / "leases"
+            self.armed = self.directory / "armed"
+            """Where this file is, kill points count whose orders wait for it."""
             self.redis = await stack.enter_async_context(make_redis_side(self.layout, self.kind, self.seed))
             self.asterisk = await stack.enter_async_context(AsteriskSide(self.directory / "writes", self.seed))
             self.ami_proxy = await stack.enter_async_context(Proxy(self.asterisk.port, self.seed + 2))
@@ -175,6 +182,7 @@ class World:
             client.script_flush()
         _, self.since = self.asterisk.written(self.since)
         self.leases.write_text("")
+        self.armed.unlink(missing_ok=True)
         for host in self.hosts:
             host.renew(self._rounds)
         self.slots = [Slot(self, number, self.hosts[number % hosts]) for number in range(workers)]
@@ -259,7 +267,7 @@ class World:
             "events_length": "1000000", "journal_dir": str(host.journal_directory), "allow": "function:DB",
             "log_format": "json", "log_level": "info",
         }  # fmt: skip
-        return {f"AMIBUS_{name.upper()}": value for name, value in settings.items()}
+        return {f"AMIBUS_{name.upper()}": value for name, value in (settings | self.settings).items()}
 
     def client(self, url: str) -> "aredis.Redis":
         """A client, closed with the world."""
@@ -396,7 +404,7 @@ class Round:
         return history
 
 
-async def wait_for(what: str, condition: Callable[[], Awaitable[Any]], deadline_s: float = 15.0) -> Any:
+async def wait_for(what: str, condition: Callable[[], Awaitable[Any]], deadline_s: float = WAIT_DEADLINE_S) -> Any:
     """Wait until a condition is true; what it gave. Redis may be away meanwhile."""
     end = time.monotonic() + deadline_s
     while True:
