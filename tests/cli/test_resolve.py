@@ -11,7 +11,7 @@ from broker.scripts import Script
 from tests.cli.commands import Outcome, amibus
 from tests.cli.conftest import LOST, Station
 from tests.cli.doubtful import originate, setvar
-from tests.cli.test_completion import completed
+from tests.cli.test_completion import completed, until_completed
 from tests.desk import DONE, Desk
 from workers import revision as module
 from workers.cli.failures import Failure
@@ -237,7 +237,7 @@ def test_beside_a_worker(station: Station) -> None:
     assert station.amibus(*setvar, "--answer-timeout", "0.3").returncode == 3
     listed = station.amibus("unknown", "pbx1")
     assert f"\t{LOST}\tSetvar\t" in listed.stdout
-    assert completed("amibus", "resolve", "pbx1", "lo", settings=station.settings) == [LOST]
+    until_completed(LOST, "amibus", "resolve", "pbx1", "lo", station=station)
     outcome = station.amibus("resolve", "pbx1", LOST, "done", "--why", "dialplan show globals has it")
     assert outcome.returncode == 0, outcome.stderr
     again = station.amibus(*setvar)
