@@ -97,18 +97,18 @@ def test_what_this_asterisk_lacks_is_said_in_a_sentence(station: Station, comman
 
 
 def test_no_answer_in_time_is_exit_code_3(station: Station) -> None:
-    outcome = amibus("channels", "nobody", "--wait", "0.2", settings=station.settings)
+    outcome = amibus("channels", "nobody", "--wait", "2", settings=station.settings)
     assert outcome.returncode == 3
     assert "no result of" in outcome.stderr
 
 
 def test_what_nobody_waits_for_any_more_is_not_executed_late(station: Station) -> None:
     began = time.time()
-    outcome = amibus("hangup", "nobody", "c", "--wait", "0.5", settings=station.settings)
+    outcome = amibus("hangup", "nobody", "c", "--wait", "2", settings=station.settings)
     assert "if it has not been sent by now, it never is" in outcome.stderr
     with redis.Redis.from_url(station.url, decode_responses=True) as client:
         [(_, fields)] = client.xrange("ami:{nobody}:actions:urgent")
-    assert began < float(fields["Bus-Deadline"].lstrip("+")) + began < began + 0.5
+    assert began < float(fields["Bus-Deadline"].lstrip("+")) + began < began + 2
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_a_redis_that_says_nothing_is_not_waited_for_any_longer(silent_redis: st
     assert outcome.returncode == 1
     assert "did not answer within 1.5 s (the address is AMIBUS_REDIS, or --redis)" in outcome.stderr
     assert "secret" not in outcome.stderr
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize(

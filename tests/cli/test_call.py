@@ -61,7 +61,7 @@ def test_whoever_ends_the_watching_learns_how_to_end_the_call(station: Station) 
 
 
 def test_a_call_of_which_nobody_knows_is_exit_code_3(station: Station) -> None:
-    asked = ("Local/100@default", "100", "--action-id", LOST, "--ring", "0.1", "--wait", "0.5")
+    asked = ("Local/100@default", "100", "--action-id", LOST, "--ring", "0.1", "--wait", "2")
     outcome = station.amibus("call", "pbx1", *asked)
     assert outcome.returncode == 3
     assert outcome.stderr.startswith("amibus: ")
