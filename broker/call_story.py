@@ -37,6 +37,8 @@ class Story:
         """
         if self._driver is None or (self._driver.done() and not self._is_complete):
             self._driver = asyncio.create_task(self._drive(), name="amibus story of a call")
+            # Who waits hears of its error; where nobody waits any more it is no news.
+            self._driver.add_done_callback(lambda driver: driver.cancelled() or driver.exception())
         while not reached():
             if self._driver.done():
                 self._driver.result()
