@@ -19,6 +19,9 @@ from tests.faults.tasks import end
 RESUME_S = 0.02
 HEARD_DEADLINE_S = 60.0
 
+GATHER_S = 60.0
+"""So long Redis may take for an answer in the end, on a machine that is held up."""
+
 
 class Observer:
     """Subscribes to all results, and gathers at the end what Redis keeps."""
@@ -62,9 +65,13 @@ class Observer:
 
     async def gather(self, history: History) -> None:
         """Put into the history what Redis knows and what was heard."""
-        redis, keys = self.redis, self._keys
         await self.heard()
         history.messages, history.replies, history.deaf = self.messages, self.replies, self.deaf
+        async with connect(self._url, socket_timeout=GATHER_S) as redis:  # nothing befalls Redis any more
+            await self._gather(history, redis)
+
+    async def _gather(self, history: History, redis: Any) -> None:
+        keys = self._keys
         for entry, fields in await redis.xrange(keys.results):
             line = {name.decode(): value.decode() for name, value in fields.items()}
             revised = line.pop("revised", "0") == "1"
@@ -83,13 +90,13 @@ class Observer:
                 }
         for lane in LANES:
             history.lengths[lane] = await redis.xlen(keys.lane(lane))
-            history.pending[lane] = await self.pending(lane)
+            history.pending[lane] = await self.pending(lane, redis)
         history.legs = {name.decode(): value.decode() for name, value in (await redis.hgetall(keys.legs)).items()}
 
-    async def pending(self, lane: str) -> int:
+    async def pending(self, lane: str, redis: Any = None) -> int:
         """How many entries of a lane are pending."""
         with contextlib.suppress(aredis.ResponseError):  # no group, nothing pending
-            return int((await self.redis.xpending(self._keys.lane(lane), GROUP))["pending"])
+            return int((await (redis or self.redis).xpending(self._keys.lane(lane), GROUP))["pending"])
         return 0
 
     async def backlog(self) -> int:
