@@ -2,68 +2,21 @@
 
 import asyncio
 from collections.abc import Callable, Collection, Container, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from broker.ami import Event
 from broker.codec import State
 from workers.channels import UP, Channel
 from workers.lone_legs import LoneLegs
+from workers.notes import Note
 from workers.outcome import Outcome, answered_outcome, ended_outcome, originate_outcome
-
-Note = dict[str, Any]
-"""What an event changes of a call: see the script `publish_events`."""
+from workers.placed_call import Call
 
 UNSEEN_S: Final = 30.0
 """How long the events of a call's channel are still waited for once nobody waits for its OriginateResponse."""
 
 UNTELLING: Final = ("", "0")
 """Hangup causes that give no cause."""
-
-
-@dataclass(slots=True)
-class Call:
-    """One call of the bus, by the ActionID of the Originate that placed it."""
-
-    action_id: str
-    channel_id: str
-    others: set[str] = field(default_factory=set)
-    """Uniqueids beside the ChannelId that Redis takes for its legs, though its record knows of no channel."""
-    legs: set[str] = field(default_factory=set)
-    """Uniqueids of its live channels."""
-    members: set[str] = field(default_factory=set)
-    """Uniqueids of all channels that it has had: a leg dialled late carries the Linkedid of one that may have gone."""
-    state: str = ""
-    """Empty until a channel of it was seen; then `dialing`, `up`, `ended`."""
-    cause: str = ""
-    told_at: float = 0.0
-    """The latest time that was told of it: no other is told that is before it, however Redis' clock is estimated."""
-    response: asyncio.Future[Outcome] | None = None
-    """What became of the Originate, for whoever waits for it."""
-    has_outcome: bool = False
-    """The OriginateResponse is here, though its event may still wait for Redis."""
-    truth: Outcome | None = None
-    """What was first seen of how the Originate ended."""
-    is_doubtful: bool = False
-    """The Originate was settled as `unknown`: what is seen of its call now is the truth about it."""
-    is_unwatched: bool = False
-    """Nobody saw its events for a while in which it may have been answered: that it ends does not say that it was
-    not."""
-
-    @property
-    def unseen(self) -> list[str]:
-        """What Redis takes for its legs while no channel of it has been seen."""
-        return [self.channel_id, *self.others]
-
-    @property
-    def lacks_outcome(self) -> bool:
-        """What became of the Originate is waited for, and has not come."""
-        return self.response is not None and not self.response.done() and not self.has_outcome
-
-    @property
-    def is_over(self) -> bool:
-        """Nothing more of it can come: its last leg hung up, and nobody waits for its OriginateResponse."""
-        return self.state == "ended" and (self.response is None or self.response.done())
 
 
 class Calls:
@@ -151,7 +104,7 @@ class Calls:
         call = self._calls.get(action_id)
         if call is not None and not call.legs:
             self._forget(call)
-            self._on_note(_note(call, drop=call.unseen))
+            self._on_note(call.note(drop=call.unseen))
 
     def load(self, legs: Mapping[str, str], records: Mapping[str, Mapping[str, str]]) -> None:
         """Take over the legs (Uniqueid -> ActionID) that an earlier worker left; `records`: what the record of each
@@ -188,14 +141,14 @@ class Calls:
         """Redis has gone back in time, and takes these legs for alive: what it is to be told of the calls followed."""
         gone = self._gone(legs)
         return [
-            _note(call, add=call.legs, drop=gone.get(call.action_id, []), fields=["call", call.state])
+            call.note(add=call.legs, drop=gone.get(call.action_id, []), fields=["call", call.state])
             for call in self._calls.values()
             if call.state
         ]
 
     def drop_gone(self, legs: Mapping[str, str]) -> list[Note]:
         """The same of nothing but the legs that are gone, also of calls that are only expected."""
-        return [_note(self._calls[action_id], drop=gone) for action_id, gone in self._gone(legs).items()]
+        return [self._calls[action_id].note(drop=gone) for action_id, gone in self._gone(legs).items()]
 
     def _gone(self, legs: Mapping[str, str]) -> dict[str, list[str]]:
         """By ActionID: those of these legs of the calls in here that nobody will see hang up."""
@@ -232,7 +185,7 @@ class Calls:
                 del self._expected[channel_id]
             else:
                 self._forget(call)
-            notes.append(_note(call, drop=[channel_id]))
+            notes.append(call.note(drop=[channel_id]))
         for call in [*self._calls.values()]:
             channel = channels.get(call.channel_id)
             if call.state != "dialing" or channel is None:
@@ -369,14 +322,14 @@ class Calls:
         call.legs.add(uniqueid)
         call.members.add(uniqueid)
         if call.state:
-            return _note(call, add=[uniqueid])
+            return call.note(add=[uniqueid])
         call.state = "dialing"
-        return _note(call, add=[uniqueid], fields=["call", "dialing", "channel", channel, "uniqueid", uniqueid])
+        return call.note(add=[uniqueid], fields=["call", "dialing", "channel", channel, "uniqueid", uniqueid])
 
     def _answer(self, call: Call) -> Note:
         call.state = "up"
         self._learn(call, answered_outcome())
-        return _note(call, fields=["call", "up", "answered_at", self._time_of(call)])
+        return call.note(fields=["call", "up", "answered_at", self._time_of(call)])
 
     def _hang_up(self, call: Call, uniqueid: str, cause: str) -> Note:
         call.legs.discard(uniqueid)
@@ -385,7 +338,7 @@ class Calls:
         if call.cause in UNTELLING or (uniqueid == call.channel_id and cause not in UNTELLING):
             call.cause = cause
         if call.legs:
-            return _note(call, drop=[uniqueid])
+            return call.note(drop=[uniqueid])
         if call.is_unwatched and call.state == "dialing":
             call.cause = ""  # as of an end that nobody saw: what came before it nobody did
         elif call.state == "dialing" and cause:
@@ -398,7 +351,7 @@ class Calls:
 
     def _end(self, call: Call, legs: Iterable[str]) -> Note:
         fields = ["call", "ended", "cause", call.cause, "ended_at", self._time_of(call)]
-        return _note(call, drop=legs, fields=fields, ttl_ms=self._ttl_ms)
+        return call.note(drop=legs, fields=fields, ttl_ms=self._ttl_ms)
 
     def _time_of(self, call: Call) -> str:
         call.told_at = max(call.told_at, self._now())
@@ -420,7 +373,7 @@ class Calls:
         if call.response is not None and not call.response.done():
             return
         if not even_doubtful:  # then its ChannelId may be another's by now
-            self._on_note(_note(call, drop=call.unseen))
+            self._on_note(call.note(drop=call.unseen))
         if even_doubtful or not call.is_doubtful:
             self._forget(call)
 
@@ -447,14 +400,3 @@ def _of_asterisk(event: Event) -> list[tuple[str, str]]:
         return pairs
     behind = next((at for at, (name, _) in enumerate(pairs) if name == "UserEvent"), len(pairs))
     return pairs[:behind]
-
-
-def _note(
-    call: Call,
-    *,
-    add: Iterable[str] = (),
-    drop: Iterable[str] = (),
-    fields: Iterable[str] = (),
-    ttl_ms: int | None = None,
-) -> Note:
-    return {"id": call.action_id, "add": [*add], "drop": [*drop], "fields": [*fields], "ttl_ms": ttl_ms}

@@ -17,12 +17,12 @@ from broker.codec import BusEvent, event_map, pack
 from broker.entry import entry_time
 from broker.scripts import Script
 from workers.batch import until_done
-from workers.calls import Calls, Note
+from workers.calls import Calls
 from workers.config import Settings
 from workers.event_buffer import EventBuffer
 from workers.follows import Follows
 from workers.lease import Lease, LeaseLost
-from workers.notes import Notes
+from workers.notes import Note, Notes
 from workers.spool import CHUNK_BYTES, Spool, SpoolLost
 
 MEBIBYTE: Final = 1024 * 1024

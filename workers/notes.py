@@ -1,8 +1,10 @@
 """Changes of calls that wait to be written: one note per call, whatever happened to it meanwhile."""
 
 from collections.abc import Iterable
+from typing import Any
 
-from workers.calls import Note
+Note = dict[str, Any]
+"""What an event changes of a call: see the script `publish_events`."""
 
 
 class Notes:

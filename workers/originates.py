@@ -12,13 +12,14 @@ from broker.ami import Headers, Response
 from broker.codec import State
 from broker.errors import ErrorCode
 from workers.batch import until_done
-from workers.calls import Calls, Note
+from workers.calls import Calls
 from workers.channels import Channels
 from workers.clock import ServerClock
 from workers.config import Settings
 from workers.connection import AnswerTimeout, ConnectionLost, Unanswered
 from workers.event_search import EventSearch
 from workers.job import Job
+from workers.notes import Note
 from workers.outcome import Outcome, answered_outcome, ended_outcome, originate_outcome, outcome_of
 from workers.record_fields import record_fields
 from workers.sessions import Sessions

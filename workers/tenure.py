@@ -17,7 +17,7 @@ from broker.entry import entry_time
 from broker.keys import LANES, servers_key
 from workers.action_worker import ActionWorker
 from workers.batch import tolerated, until_done
-from workers.calls import Calls, Note
+from workers.calls import Calls
 from workers.channels import Channel, Channels, entity_of, entity_question, question, snapshot
 from workers.clock import ServerClock
 from workers.config import Settings
@@ -28,6 +28,7 @@ from workers.follows import Follows, TooManyFollows
 from workers.journal import Journal
 from workers.lease import Lease, LeaseLost
 from workers.lost_work import LostWork
+from workers.notes import Note
 from workers.notify import notify
 from workers.originates import Originates
 from workers.outcome import Outcome

@@ -9,9 +9,10 @@ import pytest
 from broker.ami import Event, Headers
 from tests.bus_side import until
 from workers import calls as calls_module
-from workers.calls import Calls, Note
+from workers.calls import Calls
 from workers.channels import UP, Channel
 from workers.connection import ConnectionLost
+from workers.notes import Note
 from workers.outcome import Outcome
 
 TTL_MS = 5000

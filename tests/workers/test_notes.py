@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from workers.calls import Note
-from workers.notes import Notes
+from workers.notes import Note, Notes
 
 
 def note(call: str, **parts: Any) -> Note:
