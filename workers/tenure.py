@@ -5,14 +5,13 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine
 from typing import Any, Final
 
 import structlog
 from redis.asyncio import Redis
 
 from broker.ami import Exchange, Headers
-from broker.codec import FINAL_STATES
 from broker.entry import entry_time
 from broker.keys import LANES, servers_key
 from workers.action_worker import ActionWorker
@@ -26,6 +25,7 @@ from workers.diary import Diary
 from workers.event_pump import EventPump
 from workers.follows import Follows, TooManyFollows
 from workers.journal import Journal
+from workers.known_calls import KnownCalls
 from workers.lease import Lease, LeaseLost
 from workers.lost_work import LostWork
 from workers.notes import Note
@@ -35,9 +35,7 @@ from workers.outcome import Outcome
 from workers.own_actions import OwnActions
 from workers.rates import Rates
 from workers.reader import Reader
-from workers.record_fields import record_fields
 from workers.recovery import Recovery
-from workers.redis_client import REDIS_TIMEOUT_S
 from workers.revision import Revision
 from workers.schedule import CALLS, CHANGES, READS, WINDOWS, Schedule
 from workers.sessions import EVENTS, Sessions
@@ -46,9 +44,6 @@ from workers.version import amibus_version
 
 MISSED_PERIOD_S: Final = 5.0
 """How often the pending list is compared with what is held in memory."""
-
-FORGOTTEN_PERIOD_S: Final = 1.0
-"""How often it is looked whether the fate is known of an action whose call's end Redis has forgotten."""
 
 RESUME_RETRY_S: Final = 0.2
 """How soon Asterisk is asked anew what it is, if a session was lost in the middle of it."""
@@ -95,6 +90,7 @@ class Tenure:
             settings, on_event=self._pump.offer, on_ready=self._on_ready, on_away=self._on_away, on_back=self._on_back
         )
         self._channels = Channels(self._sessions)
+        self._known_calls = KnownCalls(redis, settings.keys, self._calls, self._pump, lambda: self._stopping)
         originates = Originates(
             redis, settings, clock=clock, sessions=self._sessions, channels=self._channels, calls=self._calls,
             on_note=self._pump.note,
@@ -166,15 +162,11 @@ class Tenure:
         """Find out what an earlier worker left, and since when nobody has watched."""
         # First of all: what Redis forgets after it was read is to be told again.
         self._redis_known_by = await until_done("what Redis is", self._lease.identify_redis)
-        await self._load_calls()
+        await self._known_calls.load()
         await self._load_follows()
         last = await until_done("the last event", lambda: self._redis.xrevrange(self._settings.keys.events, count=1))
         if last:
             self._away_since = entry_time(last[0][0].decode())
-
-    async def _load_calls(self) -> None:
-        """Take over the calls that are alive, and those that were about to be placed."""
-        self._calls.load(*await until_done("the calls alive", self._read_calls))
 
     async def _load_follows(self) -> None:
         """Go on following what an earlier worker did."""
@@ -192,63 +184,10 @@ class Tenure:
     async def _strike_out(self, target: str) -> None:
         await until_done("a follow that has ended", lambda: self._redis.hdel(self._settings.keys.follows, target))
 
-    async def _read_calls(self) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
-        """The legs that Redis takes for alive (Uniqueid -> ActionID), and of each action what its record says."""
-        legs = await self._read_legs()
-        return legs, await self._read_records(dict.fromkeys(legs.values()))
-
-    async def _read_legs(self) -> dict[str, str]:
-        raw: Any = await self._redis.hgetall(self._settings.keys.legs)
-        return {uniqueid.decode(): action_id.decode() for uniqueid, action_id in raw.items()}
-
-    async def _read_records(self, action_ids: Iterable[str]) -> dict[str, dict[str, str]]:
-        """What the record of each action says of its call, and its state; nothing of an action that has none."""
-        names, records = ("state", "call", "uniqueid"), {}
-        for action_id in action_ids:
-            values = await record_fields(self._redis, self._settings.keys, action_id, names)
-            if any(values):
-                records[action_id] = {name: value.decode() for name, value in zip(names, values, strict=True) if value}
-        return records
-
     async def _tell_again(self) -> None:
         """Redis may have gone back in time: tell it what it has forgotten of what is done, and of our calls."""
         await self._recovery.settle_forgotten()
-        await self._tell_calls_again()
-
-    async def _tell_calls_again(self) -> None:
-        await self._pump.flush()  # the end of some may have waited for Redis
-        for note in self._calls.recall(await until_done("the calls alive", self._read_legs)):
-            self._pump.note(note)
-        # Looked at for as long as something may be under way to the Redis that was, which is told in vain; and not only
-        # before the above: of a call that has ended since, Redis was told that its last leg is gone, and of no other.
-        until = time.monotonic() + REDIS_TIMEOUT_S
-        ended: set[str] = set()
-        while (time.monotonic() < until or ended) and not self._stopping:
-            if time.monotonic() < until:
-                ended |= self._calls.unknown_of(await until_done("the calls alive", self._read_legs))
-                await self._pump.flush()
-            ended = await self._end_forgotten(ended)
-            await asyncio.sleep(FORGOTTEN_PERIOD_S)
-
-    async def _end_forgotten(self, ended: set[str]) -> set[str]:
-        """End the calls of these actions that Redis takes for alive. Returns those of which somebody is about to find
-        out what became of them: only then is it known that their calls are over."""
-        legs = await until_done("the calls alive", self._read_legs)
-        for note in self._calls.drop_gone(
-            legs
-        ):  # of a call that is expected, for its entry came again, Redis may know more
-            self._pump.note(note)
-        unknown, open_ones = self._calls.unknown_of(legs), set()
-        alive = ended.intersection(legs.values())
-        records = await until_done("the calls alive", lambda: self._read_records(alive))
-        for action_id in alive:
-            record = records.get(action_id)
-            if record is not None and record.get("state") not in FINAL_STATES:
-                open_ones.add(action_id)
-            elif action_id in unknown:  # also where Redis has forgotten that there was a call at all
-                note = self._calls.end_forgotten(action_id, [leg for leg, of in legs.items() if of == action_id])
-                self._pump.announce("BusCallEnded", [action_id], [note], action_id=action_id, reason="redis forgot it")
-        return open_ones
+        await self._known_calls.tell_again()
 
     async def _wait_for_end(self, stopping: asyncio.Event, until_drained: bool) -> None:
         if not until_drained:
@@ -359,21 +298,23 @@ class Tenure:
             # How many there were nobody knows: Asterisk does not keep them for those who are away.
             pump.announce("BusGap", reason=self._away_why, since=since, until=until, dropped="")
             self._away_since = 0.0
-            for headers in [] if channels is None else snapshot(channels):
-                pump.announce_headers("BusSnapshot", headers)
+            self._tell_alive(channels)
         for note, ended in endings:
             if ended is not None:
                 pump.announce("BusCallEnded", [ended], [note], action_id=ended, reason="ended while nobody watched")
 
-    def _on_forgotten(self) -> None:
-        """Redis has forgotten events: a consumer that has missed them is to know again what is alive."""
-        self._spawn(self._tell_alive(), "snapshot")
+    def _tell_alive(self, channels: dict[str, Channel] | None) -> None:
+        """What a consumer that has missed events is to know; nothing where Asterisk does not say."""
+        for headers in [] if channels is None else snapshot(channels):
+            self._pump.announce_headers("BusSnapshot", headers)
 
-    async def _tell_alive(self) -> None:
+    def _on_forgotten(self) -> None:
+        """Redis has forgotten events."""
+        self._spawn(self._ask_alive(), "snapshot")
+
+    async def _ask_alive(self) -> None:
         with contextlib.suppress(ConnectionLost, AnswerTimeout):  # its return brings a snapshot of its own
-            channels = await self._channels.alive_from_now()
-            for headers in [] if channels is None else snapshot(channels):
-                self._pump.announce_headers("BusSnapshot", headers)
+            self._tell_alive(await self._channels.alive_from_now())
 
     def _on_away(self, role: str, _why: str) -> None:
         if role != EVENTS:
