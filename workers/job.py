@@ -18,6 +18,9 @@ ORIGINATE_DEFAULT_TIMEOUT_MS: Final = 30_000
 ORIGINATE_GRACE_S: Final = 10.0
 """How much longer than its own Timeout an Originate's outcome is waited for."""
 
+MARK: Final = ("epoch", "sending_at", "worker")
+"""The fields of a record that say who marked it, and when."""
+
 MAX_CHANNEL_ID: Final = 149
 """AST_MAX_PUBLIC_UNIQUEID: Asterisk refuses a longer ChannelId."""
 
@@ -66,6 +69,11 @@ class Job:
     """What has come of a long list so far."""
     noted: asyncio.Future[None] | None = None
     """The marking as `sent`, which must be out before the end is."""
+
+    def was_marked(self, epoch: bytes | None, sending_at: bytes | None, worker: bytes | None) -> None:
+        """Take what its record says of the mark of a lost worker: the fields `MARK`."""
+        self.epoch, self.sending_at = int(epoch or 0), float(sending_at or 0) or None
+        self.marked_by = (worker or b"").decode()
 
     @property
     def asked(self) -> Asked:

@@ -11,7 +11,7 @@ from broker.errors import ErrorCode
 from broker.keys import Keys
 from workers.calls import Calls
 from workers.diary import Diary
-from workers.job import Job
+from workers.job import MARK, Job
 from workers.originates import Originates
 from workers.outcome import Next, Outcome
 from workers.record_fields import record_fields
@@ -79,10 +79,7 @@ class LostWork:
 
     async def learn_begun(self, job: Job) -> None:
         """The entry is new to the group, and yet its record says that it was begun: the group was destroyed."""
-        names = ["epoch", "sending_at", "worker"]
-        epoch, sending_at, worker = await record_fields(self._redis, self._keys, job.request.action_id, names)
-        job.epoch, job.sending_at = int(epoch or 0), float(sending_at or 0) or None
-        job.marked_by = (worker or b"").decode()
+        job.was_marked(*await record_fields(self._redis, self._keys, job.request.action_id, MARK))
 
     def begin_again(self, job: Job) -> bool:
         """Whether what was begun is to be done again: what only reads, and what the journal proves never to have been

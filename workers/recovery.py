@@ -13,7 +13,7 @@ from broker.keys import LANES
 from workers.action_worker import ActionWorker
 from workers.batch import until_done
 from workers.config import Settings
-from workers.job import make_job
+from workers.job import MARK, make_job
 from workers.lease import Lease
 from workers.lost_work import WORKER_LOST
 from workers.outcome import Outcome
@@ -80,8 +80,8 @@ class Recovery:
         await self._look_for_forgotten()
 
     async def _take_over(self, request: Request) -> None:
-        names = ["state", "entry", "epoch", "sending_at", "worker"]
-        state, entry, epoch, sending_at, worker = await record_fields(self._redis, self._keys, request.action_id, names)
+        names = ["state", "entry", *MARK]
+        state, entry, *mark = await record_fields(self._redis, self._keys, request.action_id, names)
         if is_own(request) or state not in BEGUN or entry != request.entry.encode():
             self._worker.take([request])
             return
@@ -92,8 +92,7 @@ class Recovery:
         except Refused:  # an older version, with other rules, had begun it
             await self._worker.settlement.settle([(request, WORKER_LOST, None)])
             return
-        job.epoch, job.sending_at = int(epoch or 0), float(sending_at or 0) or None
-        job.marked_by = (worker or b"").decode()
+        job.was_marked(*mark)
         self._worker.take_over(job)
 
     async def _entries_lost(self, lane: str, entries: set[str]) -> None:
