@@ -10,6 +10,7 @@ from broker.call_events import Reader
 from broker.call_state import Bridge, CallOutcome, CallState, Leg
 from broker.codec import BusEvent
 from broker.errors import BusUnavailable, ResultTimeout
+from broker.noise import without_noise
 
 
 class Story:
@@ -37,8 +38,7 @@ class Story:
         """
         if self._driver is None or (self._driver.done() and not self._is_complete):
             self._driver = asyncio.create_task(self._drive(), name="amibus story of a call")
-            # Who waits hears of its error; where nobody waits any more it is no news.
-            self._driver.add_done_callback(lambda driver: driver.cancelled() or driver.exception())
+            without_noise(self._driver)  # whoever waited may have gone when the bus is closed
         while not reached():
             if self._driver.done():
                 self._driver.result()

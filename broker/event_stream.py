@@ -22,6 +22,7 @@ from broker.link import (
     translated,
 )
 from broker.messages import field_of, gap_before, stream_event, trimmed
+from broker.noise import without_noise
 from broker.pipeline import Pipeline
 
 PAGE: Final = 500
@@ -86,7 +87,7 @@ class EventStream:
         # Enqueued, not awaited: the pipeline keeps the order, so an action submitted next is after it.
         future = self._pipeline.enqueue("XREVRANGE", self._keys.events, "+", "-", "COUNT", 1)
         # An iterator may be thrown away before its first step; its error is then nobody's.
-        future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        without_noise(future)
         return future
 
     async def _begin(self) -> BusEvent | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -223,6 +224,31 @@ async def test_who_waits_hears_of_a_closed_bus(stage: Stage, redis_url: str) -> 
     await bus.close()
     with pytest.raises(BusUnavailable):
         await ended
+
+
+async def watch_and_leave(stage: Stage, redis_url: str) -> "weakref.ref[Any]":
+    """Close the bus when nobody waits for the call any more. What read its events, as long as it is there."""
+    bus = Bus(redis_url)
+    call = await bus.server("pbx1").originate("Local/1", "200", timeout=WAIT_S)
+    ended = asyncio.create_task(call.ended(WAIT_S))
+    await stage.begin(call.uniqueid)
+    await until(lambda: len(call.legs) == 2)
+    ended.cancel()
+    await asyncio.wait([ended])
+    await bus.close()
+    driver = call._story._driver
+    assert driver is not None
+    assert driver.done()
+    return weakref.ref(driver)
+
+
+async def test_a_closed_bus_is_no_news_where_nobody_waits_any_more(stage: Stage, redis_url: str) -> None:
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: complaints.append(context))
+    driver = await watch_and_leave(stage, redis_url)
+    # asyncio complains of an error when its future is thrown away unasked
+    await until(lambda: (gc.collect(), driver())[1] is None)
+    assert complaints == []
 
 
 # Calls that are followed

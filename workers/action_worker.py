@@ -12,6 +12,7 @@ from broker.ami import Event, Exchange, Response
 from broker.codec import State
 from broker.entry import Request
 from broker.errors import ErrorCode, Refused
+from broker.noise import without_noise
 from broker.scripts import Item, Script
 from workers.batch import DEPTH, Batch
 from workers.calls import Calls
@@ -333,8 +334,7 @@ class ActionWorker:
     def _mark_sent(self, job: Job, response: Response) -> None:
         """Asterisk answered, more is to come: said while the rest is waited for."""
         job.noted = self._sents.add(self._records.sent(job, response, self._clock.now()))
-        # Its error, if any, is raised by `settle`; the task may be cancelled before that.
-        job.noted.add_done_callback(lambda noted: noted.cancelled() or noted.exception())
+        without_noise(job.noted)  # `settle` raises its error; the task may be cancelled before that
 
     def _unsent(self, job: Job, verdict: str) -> "Outcome | Next":
         """What to do where `mark_sending` did not let it be sent."""

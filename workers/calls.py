@@ -6,6 +6,7 @@ from typing import Final
 
 from broker.ami import Event
 from broker.codec import State
+from broker.noise import without_noise
 from workers.channels import UP, Channel
 from workers.lone_legs import LoneLegs
 from workers.notes import Note
@@ -69,7 +70,7 @@ class Calls:
         if call.response is None or call.response.cancelled():
             call.response = asyncio.get_running_loop().create_future()
             # Whoever waits for it may have found out elsewhere: that it was lost is no news then.
-            call.response.add_done_callback(lambda response: response.cancelled() or response.exception())
+            without_noise(call.response)
             call.has_outcome = False
         return call.response
 

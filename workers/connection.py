@@ -6,7 +6,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple, Self, cast
+from typing import Final, NamedTuple, Self, cast
 
 import structlog
 
@@ -23,6 +23,7 @@ from broker.ami import (
     Response,
     spec_of,
 )
+from broker.noise import without_noise
 
 CONNECT_TIMEOUT_S: Final = 5.0
 LOGIN_TIMEOUT_S: Final = 10.0
@@ -140,7 +141,7 @@ class Connection(asyncio.Protocol):
         self._login: Login | None = None
         self._logged_in: asyncio.Future[None] = loop.create_future()
         # Nobody asks how it went where connecting was given up in the meantime.
-        self._logged_in.add_done_callback(_look)
+        without_noise(self._logged_in)
         self._head_since = 0.0
         self._heard_at = 0.0
         self._pings = 0
@@ -363,9 +364,3 @@ class Connection(asyncio.Protocol):
         waiters, self._waiters = self._waiters, {}
         for action_id, waiter in waiters.items():
             waiter.answers.tell(action_id, ConnectionLost(why))
-
-
-def _look(future: "asyncio.Future[Any]") -> None:
-    # An error that nobody waits for is no news.
-    if not future.cancelled():
-        future.exception()
