@@ -82,7 +82,7 @@ class Records:
                 ttl_ms = self._read_ttl_ms
         shared = (
             request.lane, request.fingerprint, attempt, ttl_ms, request.reply, channel_id,
-            *self._told(outcome), request.name, request.producer, _seconds(at), 0,
+            *_told(outcome), request.name, request.producer, _seconds(at), 0,
             0 if outcome.items is None else outcome.items.chunks,
             self.base(request) if whole or sending_at is None else (),
             _final_fields(outcome),
@@ -100,7 +100,7 @@ class Records:
         )  # fmt: skip
         shared = (
             record.get("lane"), record.fingerprint, "", self._ttl_ms, record.get("reply"), "",
-            *self._told(outcome), record.get("action"), record.get("producer"), _seconds(at), 1, 0,
+            *_told(outcome), record.get("action"), record.get("producer"), _seconds(at), 1, 0,
             (), _final_fields(outcome), (),
         )  # fmt: skip
         return shared, (record.action_id, record.entry, pack(result_map(result)), record.get("queued_at"))
@@ -113,10 +113,6 @@ class Records:
             "request", _request(request), *_extra(request),
         )  # fmt: skip
 
-    def _told(self, outcome: Outcome) -> tuple[str, str, str]:
-        """What the line in `results` says: state, error code, and the error cut to a line."""
-        return outcome.state, outcome.code or "", (outcome.message or "")[:MAX_LINE_TEXT]
-
     def _result(self, request: Request, outcome: Outcome, at: float, sending_at: float | None) -> Result:
         result = Result(
             self._server, request.action_id, request.entry, request.name, outcome.state, request.producer, request.tag,
@@ -128,6 +124,11 @@ class Records:
             result.items, result.chunks = outcome.items.count, outcome.items.chunks
             result.items_latin1 = tuple(outcome.items.latin1)
         return result
+
+
+def _told(outcome: Outcome) -> tuple[str, str, str]:
+    """What the line in `results` says: state, error code, and the error cut to a line."""
+    return outcome.state, outcome.code or "", (outcome.message or "")[:MAX_LINE_TEXT]
 
 
 def _response_fields(response: Headers | None) -> Fields:

@@ -13,6 +13,7 @@ from unittest.mock import AsyncMock
 import workers.event_pump
 import workers.job
 import workers.reader
+import workers.records
 import workers.service
 from broker.entry import Request
 from tests.faults.breaking import exchange, exchange_everywhere, rewrite, rewrite_script
@@ -223,7 +224,7 @@ def line_not_written() -> None:
 
 def unknown_without_reason() -> None:
     """Does not say why nobody knows."""
-    rewrite(Records, "_told", ('(outcome.message or "")[:MAX_LINE_TEXT]', '""'))
+    rewrite(workers.records, "_told", ('(outcome.message or "")[:MAX_LINE_TEXT]', '""'))
 
 
 def message_of_another_state() -> None:
