@@ -25,15 +25,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"no {' and no '.join(missing)} server: see tests/servers.py, or choose by --redis", file=sys.stderr)
         return 2
     campaign = Campaign(options)
-    try:
-        asyncio.run(_until_told(campaign))
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        print("interrupted: what follows is what was done until then", file=sys.stderr)
     tally = campaign.tally
-    if given.json:
-        print(json.dumps({"seed": options.seed, **tally.as_dict()}, indent=2))
-    else:
-        show(options, tally)
+    with asyncio.Runner() as runner:  # its end waits for threads, which may wait for a fail-over that never comes
+        try:
+            runner.run(_until_told(campaign))
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            print("interrupted: what follows is what was done until then", file=sys.stderr)
+        if given.json:
+            print(json.dumps({"seed": options.seed, **tally.as_dict()}, indent=2))
+        else:
+            show(options, tally)
+        sys.stdout.flush()
     return 1 if tally.failures else 0
 
 
