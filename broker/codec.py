@@ -145,7 +145,9 @@ def pack(message: Mapping[str, Any]) -> bytes:
 
 def result_map(result: Result) -> dict[str, Any]:
     """The `result` message of the contract."""
-    response, events = result.response, result.events
+    response = result.response
+    # Most results have no events, and all but a few nothing that was not UTF-8.
+    events = [headers.to_map() for headers in result.events] if result.events else []
     message: dict[str, Any] = {
         "v": VERSION,
         "type": "result",
@@ -157,7 +159,7 @@ def result_map(result: Result) -> dict[str, Any]:
         "tag": result.tag,
         "state": result.state,
         "response": None if response is None else response.to_map(),
-        "events": [headers.to_map() for headers in events],
+        "events": events,
         "output": result.output,
         "error": None,
         "revised": result.revised,
@@ -170,8 +172,10 @@ def result_map(result: Result) -> dict[str, Any]:
         message |= {"items": result.items, "chunks": result.chunks}
     if result.error_code is not None:
         message["error"] = {"code": str(result.error_code), "message": result.error_message or ""}
-    all_headers = events if response is None else [response, *events]
-    if latin1 := [*result.items_latin1, *[name for headers in all_headers for name in headers.latin1]]:
+    latin1 = [*result.items_latin1, *(() if response is None else response.latin1)]
+    for headers in result.events:
+        latin1 += headers.latin1
+    if latin1:
         message["latin1"] = sorted(set(latin1))
     return message
 

@@ -292,7 +292,7 @@ class ActionWorker:
             if job.items is not None:
                 job.items.begin_anew()
         try:
-            answers = self._sessions.request_all(jobs[0].session, [job.asked for job in jobs], on_response, on_items)
+            answers = self._sessions.request_all(jobs[0].session, jobs, on_response, on_items)
         except ConnectionLost:
             yield [(job, Next.AGAIN) for job in jobs]
             return
@@ -324,7 +324,7 @@ class ActionWorker:
         try:
             if job.channel_id is not None:
                 return await self._originates.place(job, on_queued)
-            async for told in self._sessions.request_all(job.session, [job.asked], on_response):
+            async for told in self._sessions.request_all(job.session, [job], on_response):
                 for _, what in told:
                     return outcome_of(what) if isinstance(what, Exchange) else unknown(what)
         except ConnectionLost:

@@ -6,7 +6,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple, Self, cast
+from typing import Final, NamedTuple, Protocol, Self, cast
 
 import structlog
 
@@ -18,11 +18,11 @@ from broker.ami import (
     InFlight,
     Login,
     Message,
-    Protocol,
     RemoteProtocolError,
     Response,
     spec_of,
 )
+from broker.ami import Protocol as AmiProtocol
 from broker.noise import without_noise
 
 CONNECT_TIMEOUT_S: Final = 5.0
@@ -71,12 +71,23 @@ Unanswered = ConnectionLost | AnswerTimeout
 """Why an action has no (whole) answer."""
 
 
+class Question(Protocol):
+    """An action to write, and how long its answer is waited for. A job is one as it stands."""
+
+    @property
+    def action(self) -> Action: ...
+    @property
+    def spec(self) -> ActionSpec: ...
+    @property
+    def answer_timeout_s(self) -> float: ...
+
+
 class Asked(NamedTuple):
-    """An action to write, and how long its answer is waited for."""
+    """A question of nobody's job."""
 
     action: Action
     spec: ActionSpec
-    timeout_s: float
+    answer_timeout_s: float
 
 
 class Answers:
@@ -134,7 +145,7 @@ class Connection(asyncio.Protocol):
         """Resolves with the reason when the session is over."""
         self.banner = ""
         self._on_event = on_event
-        self._protocol = Protocol()
+        self._protocol = AmiProtocol()
         self._in_flight = InFlight()
         self._waiters: dict[str, _Waiter] = {}
         self._transport: asyncio.Transport | None = None
@@ -175,7 +186,7 @@ class Connection(asyncio.Protocol):
         connection._start()
         return connection
 
-    async def request(self, asked: Asked) -> Exchange:
+    async def request(self, asked: Question) -> Exchange:
         """Register, write, await the whole answer. Raises what `request_all` raises or tells of."""
         async for told in self.request_all([asked]):
             for _, what in told:
@@ -185,7 +196,7 @@ class Connection(asyncio.Protocol):
         raise AssertionError("an action had no answer and no error")
 
     def request_all(
-        self, asked: Sequence[Asked], on_response: OnResponse | None = None, on_items: OnItems | None = None
+        self, asked: Sequence[Question], on_response: OnResponse | None = None, on_items: OnItems | None = None
     ) -> Answers:
         """Register and write actions in this order; how each was answered is told by what this returns.
 
@@ -198,10 +209,14 @@ class Connection(asyncio.Protocol):
         answers = Answers(len(asked))
         if not self._waiters:
             self._head_since = time.monotonic()
-        for action, spec, timeout_s in asked:
-            assert action.action_id is not None
-            self._waiters[action.action_id] = _Waiter(answers, timeout_s, on_response, on_items)
-            self._in_flight.register(action.action_id, spec)
+        waiter = _Waiter(answers, asked[0].answer_timeout_s, on_response, on_items)
+        for each in asked:
+            action_id = each.action.action_id
+            assert action_id is not None
+            if each.answer_timeout_s != waiter.timeout_s:
+                waiter = waiter._replace(timeout_s=each.answer_timeout_s)
+            self._waiters[action_id] = waiter
+            self._in_flight.register(action_id, each.spec)
         self._write(data)
         if asked[-1].spec.shape == "raw-text":
             # An empty table is a blank line, which is nothing: the answer to what follows tells that it was all.

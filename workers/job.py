@@ -8,7 +8,6 @@ from typing import Final
 from broker.ami import Action, ActionSpec, LocalProtocolError, lookup, reads_function, serialise, unknown_spec
 from broker.entry import DEFAULT_TIMEOUT_S, Pairs, Request, own_channel_id, printable
 from broker.errors import ErrorCode, Refused
-from workers.connection import Asked
 from workers.items import Items
 from workers.schedule import CALLS, CHANGES, READS, session_of
 
@@ -74,11 +73,6 @@ class Job:
         """Take what its record says of the mark of a lost worker: the fields `MARK`."""
         self.epoch, self.sending_at = int(epoch or 0), float(sending_at or 0) or None
         self.marked_by = (worker or b"").decode()
-
-    @property
-    def asked(self) -> Asked:
-        """What is written to Asterisk."""
-        return Asked(self.action, self.spec, self.answer_timeout_s)
 
 
 def make_job(request: Request, server: str) -> Job:

@@ -59,7 +59,7 @@ class Originates:
         placed = True
         try:
             try:
-                exchange = await self._sessions.request(job.session, job.asked)
+                exchange = await self._sessions.request(job.session, job)
             except (ConnectionLost, AnswerTimeout) as error:
                 placed = error.written
                 if not placed:

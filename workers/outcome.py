@@ -61,10 +61,11 @@ class Outcome:
 def outcome_of(exchange: Exchange) -> Outcome:
     """What Asterisk's whole answer says: `done` or `failed`."""
     answer = exchange.answer
-    outcome = Outcome(State.DONE, None, [event.headers for event in answer.events], answer.output)
-    if answer.response is not None:
-        outcome.response = answer.response.headers
-    elif exchange.spec.shape != "raw-text":  # IAXnetstats answers by a table without any header
+    response = None if answer.response is None else answer.response.headers
+    outcome = Outcome(State.DONE, response, [], answer.output)
+    if answer.events:
+        outcome.events = [event.headers for event in answer.events]
+    if response is None and exchange.spec.shape != "raw-text":  # IAXnetstats answers by a table without any header
         outcome.state = State.UNKNOWN
         outcome.code = ErrorCode.TIMEOUT
         outcome.message = "Asterisk answered a later action and not this one"

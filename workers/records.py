@@ -69,15 +69,14 @@ class Records:
         attempt: int | str = ""
         channel_id, ttl_ms = "", self._ttl_ms
         if job is not None:
-            # Of a call that failed the ChannelId is free again; of one of which nobody knows it is not, and one that
-            # was never begun did not have it.
             if sending_at is not None:
                 attempt = job.epoch or epoch
+            if job.channel_id is not None:
+                # Of a call that failed the ChannelId is free again; of one of which nobody knows it is not, and one
+                # that was never begun did not have it.
                 has_failed = outcome.code is not None and outcome.state is not State.UNKNOWN
-            else:
-                has_failed = False
-            if job.channel_id is not None and (has_failed or outcome.has_no_call):
-                channel_id = job.channel_id
+                if (has_failed and sending_at is not None) or outcome.has_no_call:
+                    channel_id = job.channel_id
             if job.reads_only:
                 ttl_ms = self._read_ttl_ms
         shared = (

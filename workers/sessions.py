@@ -21,7 +21,7 @@ from broker.ami import (
 from broker.errors import SettingsError
 from workers.backoff import Backoff
 from workers.config import Settings
-from workers.connection import Answers, Asked, Connection, ConnectionLost, OnItems, OnResponse
+from workers.connection import Answers, Connection, ConnectionLost, OnItems, OnResponse, Question
 
 EVENTS: Final = "events"
 ACTION_ROLES: Final = ("urgent", "write", "read")
@@ -111,14 +111,14 @@ class Sessions:
             for connection in self._connections.values():
                 connection.abort("the worker stops")
 
-    async def request(self, role: str, asked: Asked) -> Exchange:
+    async def request(self, role: str, asked: Question) -> Exchange:
         """See `Connection.request`; also `ConnectionLost` (not written) while that session is away."""
         return await self._session(role).request(asked)
 
     def request_all(
         self,
         role: str,
-        asked: Sequence[Asked],
+        asked: Sequence[Question],
         on_response: OnResponse | None = None,
         on_items: OnItems | None = None,
     ) -> Answers:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Final
 
 import structlog
 from redis.asyncio import Redis
@@ -20,6 +21,9 @@ from workers.outcome import Outcome
 from workers.records import Records
 
 log = structlog.get_logger()
+
+ANSWERED: Final = frozenset((State.DONE, State.FAILED))
+"""What Asterisk's whole answer makes of an action."""
 
 Fate = tuple[Request, Outcome, Job | None]
 """An entry's final state; the job is missing where none could be made of it."""
@@ -58,7 +62,7 @@ class Settlement:
                 continue
             if job.noted is not None:
                 await job.noted  # `sent` is said before the end is
-            if (outcome.events or job.items) and outcome.state in (State.DONE, State.FAILED):
+            if (outcome.events or job.items) and outcome.state in ANSWERED:
                 await self._put_items(job, outcome)
         at, epoch = self._clock.now(), self._epoch
         items = [self._records.settle(request, outcome, at, job, epoch) for request, outcome, job in fates]
@@ -78,7 +82,7 @@ class Settlement:
                 self._log(request, outcome)
             elif verdict == "duplicate":
                 self.duplicates += 1
-            if outcome.state is State.UNKNOWN and job is not None and job.channel_id and not job.is_ruled_out:
+            if job is not None and job.channel_id and not job.is_ruled_out and outcome.state is State.UNKNOWN:
                 self._calls.doubt(request.action_id, job.channel_id)
 
     async def _put_items(self, job: Job, outcome: Outcome) -> None:
@@ -101,7 +105,7 @@ class Settlement:
         return job.items
 
     def _log(self, request: Request, outcome: Outcome) -> None:
-        if outcome.state in (State.DONE, State.FAILED):
+        if outcome.state in ANSWERED:
             if self._tells_all:
                 log.debug(
                     "settled", action=request.action, action_id=request.action_id, state=outcome.state,

@@ -34,7 +34,9 @@ class Answer:
         """
         if self.response is None:
             return None
-        for response in (self.response, *self.extra):
+        if not self.response.is_success:
+            return _reason(self.response)
+        for response in self.extra:
             if not response.is_success:
                 return _reason(response)
         if action.lower() in SUCCESS_MAY_BE_FAILURE and "failed" in self.response.message.lower():

@@ -52,9 +52,9 @@ class Headers:
     def get(self, name: str, default: str | None = None) -> str | None:
         """The first value of that name, in whatever case."""
         # A message is asked a few times, and has few headers: a map of them would cost more than it saves.
-        size, lowered = len(name), name.lower()
+        size = len(name)
         for given, value in self.pairs:
-            if given == name or (len(given) == size and given.lower() == lowered):
+            if len(given) == size and (given == name or given.lower() == name.lower()):
                 return value
         return default
 

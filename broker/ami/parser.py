@@ -18,7 +18,7 @@ def parse_text(block: str) -> Message:
     if block.startswith("Event: "):
         return Event(Headers(_pairs(lines)))
     if block.startswith("Response: ") and _OUTPUT not in block:
-        return Response(Headers(_pairs(lines)))
+        return Response(Headers(_pairs_of_answer(lines)))
     if not _has_headers(lines[0]):
         return RawText(lines)
     return _message(_pairs(lines), ())
@@ -91,6 +91,17 @@ def _pairs(lines: list[str]) -> Pairs:
         return [known[line] for line in lines]
     except _Irregular:
         return _irregular_pairs(lines)
+
+
+def _pairs_of_answer(lines: list[str]) -> Pairs:
+    # Half of its lines are its own (ActionID, Timestamp, ...): to remember them would only push out the others.
+    pairs: Pairs = []
+    for line in lines:
+        name, found, value = line.partition(": ")
+        if not found or ":" in name:
+            return _irregular_pairs(lines)
+        pairs.append((name, value))
+    return pairs
 
 
 def _irregular_pairs(lines: list[str]) -> Pairs:

@@ -34,16 +34,18 @@ def serialise(action: Action) -> bytes:
 def _serialise(action: Action) -> bytes:
     _check_envelope(action)
     # ActionID second, since Asterisk echoes none that lies beyond its 128 headers. The guards have seen both.
-    first = [_action_line(action.name)]
+    first, count = _action_line(action.name), 1
     if action.action_id is not None:
-        first.append(f"ActionID: {action.action_id}\r\n".encode())
-    count = len(first) + len(action.pairs)
+        first, count = first + f"ActionID: {action.action_id}\r\n".encode(), 2
+    if not action.pairs:
+        return first + b"\r\n"
+    count += len(action.pairs)
     if count > MAX_HEADERS:
         raise LocalProtocolError(
             "too-many-headers",
             f"{count} headers, Action and ActionID included: Asterisk takes {MAX_HEADERS}",
         )
-    return b"".join([*first, *[_encode_header(name, value) for name, value in action.pairs], b"\r\n"])
+    return b"".join([first, *[_encode_header(name, value) for name, value in action.pairs], b"\r\n"])
 
 
 @lru_cache(maxsize=1024)

@@ -52,9 +52,9 @@ local function refuse_second(item, key, state, fingerprint)
   return 'duplicate'
 end
 
-local function judge(item)
+-- The verdict on an entry whose ActionID has a record; nil: this is no reason not to send it.
+local function judge_known(item, key)
   local common = item.common
-  local key = root .. 'action:' .. item.id
   local record = redis.pcall('HMGET', key, 'state', 'entry', 'lane', 'fingerprint', 'epoch', 'worker')
   if record.err then
     return 'reused' -- something of another type has its place
@@ -78,6 +78,15 @@ local function judge(item)
   end
   if state == 'sending' or state == 'sent' then
     return common.again == '1' and mark(item, key) or 'begun'
+  end
+end
+
+local function judge(item)
+  local common = item.common
+  local key = root .. 'action:' .. item.id
+  local verdict = redis.call('EXISTS', key) == 1 and judge_known(item, key)
+  if verdict then
+    return verdict
   end
   if now > tonumber(item.deadline) then
     return 'expired'

@@ -67,7 +67,7 @@ end
 local function settle(item)
   local common = item.common
   local key = root .. 'action:' .. item.id
-  local record = redis.pcall('HMGET', key, 'state', 'entry', 'lane', 'epoch', 'call', 'fingerprint')
+  local record = redis.pcall('HMGET', key, 'state', 'entry', 'lane', 'epoch', 'call')
   local state, entry = record[1], record[2]
   local verdict = 'settled'
   if common.revised == '1' then
@@ -85,12 +85,13 @@ local function settle(item)
     -- entry is gone where the reply to this call was lost and the call is repeated.
     -- But two that expire together were judged when neither had a record. (What was written has a fate of its own.)
     local unsent = common.state == 'expired' or common.state == 'cancelled'
-    if unsent and record[6] and record[6] ~= common.fingerprint then
+    local fingerprint = unsent and not record.err and redis.call('HGET', key, 'fingerprint')
+    if fingerprint and fingerprint ~= common.fingerprint then
       return 'reused' -- it asked for something else: that is what it must be told
     end
     local stream = root .. (common.lane == 'urgent' and 'actions:urgent' or 'actions')
     local first = redis.call('XACK', stream, 'workers', item.entry) + redis.call('XDEL', stream, item.entry) > 0
-    if unsent and record[6] == common.fingerprint then
+    if fingerprint then
       return 'duplicate' -- it asked for the same thing: one answer is enough
     end
     if first then
