@@ -91,6 +91,8 @@ class Result:
     queued_at: float | None = None
     sending_at: float | None = None
     settled_at: float | None = None
+    traceparent: str = ""
+    """The W3C trace context that the producer gave."""
 
     @property
     def is_done(self) -> bool:
@@ -170,6 +172,8 @@ def result_map(result: Result) -> dict[str, Any]:
     if result.chunks:
         del message["events"]
         message |= {"items": result.items, "chunks": result.chunks}
+    if result.traceparent:
+        message["traceparent"] = result.traceparent
     if result.error_code is not None:
         message["error"] = {"code": str(result.error_code), "message": result.error_message or ""}
     latin1 = [*result.items_latin1, *(() if response is None else response.latin1)]
@@ -299,6 +303,7 @@ def _result(message: dict[str, Any]) -> Result:
         queued_at=message.get("queued_at"),
         sending_at=message.get("sending_at"),
         settled_at=message.get("settled_at"),
+        traceparent=message.get("traceparent") or "",
     )
 
 

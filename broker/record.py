@@ -88,6 +88,7 @@ def result_of_fields(server: str, action_id: str, fields: Mapping[str, str]) -> 
         queued_at=_time(fields.get("queued_at")),
         sending_at=_time(fields.get("sending_at")),
         settled_at=_time(fields.get("settled_at")),
+        traceparent=fields.get("traceparent", ""),
     )
 
 

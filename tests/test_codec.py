@@ -54,6 +54,7 @@ results = st.builds(
     queued_at=times,
     sending_at=times,
     settled_at=times,
+    traceparent=text,
 )
 events = st.builds(
     BusEvent,

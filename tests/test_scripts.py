@@ -98,7 +98,7 @@ async def test_every_final_state_settles_record_line_message_and_entry(desk: Des
     [line] = await desk.lines(desk.keys.results)
     assert list(line) == [
         "action_id", "entry", "action", "state", "producer", "queued_at", "settled_at", "error_code", "message",
-        "revised",
+        "revised", "tag",
     ]  # fmt: skip
     assert (line["state"], line["action_id"], line["entry"]) == (state, "a1", job.request.entry)
     assert len(await desk.lines(desk.keys.dead)) == (state is State.REJECTED)

@@ -44,3 +44,8 @@ def _one_line(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mu
         if isinstance(value, str) and not value.isprintable():
             event[name] = ascii(value)[1:-1]
     return event
+
+
+def trace_of(traceparent: str) -> dict[str, str]:
+    """What joins a line to the trace of who asked, where there is one."""
+    return {"traceparent": traceparent} if traceparent else {}

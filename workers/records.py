@@ -86,6 +86,7 @@ class Records:
             self.base(request) if whole or sending_at is None else (),
             _final_fields(outcome),
             _dead(request, outcome) if outcome.state is State.REJECTED else (),
+            _line(request.tag),
         )  # fmt: skip
         return shared, (request.action_id, request.entry, pack(result_map(result)), _seconds(request.queued_at))
 
@@ -100,7 +101,7 @@ class Records:
         shared = (
             record.get("lane"), record.fingerprint, "", self._ttl_ms, record.get("reply"), "",
             *_told(outcome), record.get("action"), record.get("producer"), _seconds(at), 1, 0,
-            (), _final_fields(outcome), (),
+            (), _final_fields(outcome), (), _line(record.get("tag")),
         )  # fmt: skip
         return shared, (record.action_id, record.entry, pack(result_map(result)), record.get("queued_at"))
 
@@ -119,6 +120,7 @@ class Records:
         )  # fmt: skip
         result.error_code, result.error_message = outcome.code, outcome.message
         result.queued_at, result.sending_at, result.settled_at = request.queued_at, sending_at, at
+        result.traceparent = request.traceparent
         if outcome.items is not None:
             result.items, result.chunks = outcome.items.count, outcome.items.chunks
             result.items_latin1 = tuple(outcome.items.latin1)
@@ -128,6 +130,11 @@ class Records:
 def _told(outcome: Outcome) -> tuple[str, str, str]:
     """What the line in `results` says: state, error code, and the error cut to a line."""
     return outcome.state, outcome.code or "", (outcome.message or "")[:MAX_LINE_TEXT]
+
+
+def _line(tag: str) -> Fields:
+    """What only some lines in `results` have."""
+    return ("tag", tag) if tag else ()
 
 
 def _response_fields(response: Headers | None) -> Fields:

@@ -10,6 +10,7 @@ from broker.codec import BadMessage, State
 from broker.record import Record, decode_record
 from broker.scripts import Script
 from workers.config import Settings
+from workers.logs import trace_of
 from workers.outcome import Outcome
 from workers.records import Records
 
@@ -42,7 +43,10 @@ class Revision:
         )
         if verdicts[0] != b"revised":
             return False
-        log.info("revised", action_id=action_id, action=record.get("action"), state=outcome.state, why=outcome.message)
+        log.info(
+            "revised", action_id=action_id, action=record.get("action"), state=outcome.state, why=outcome.message,
+            **trace_of(record.get("traceparent")),
+        )  # fmt: skip
         return True
 
     async def record(self, action_id: str) -> Record | None:

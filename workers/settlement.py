@@ -17,6 +17,7 @@ from workers.clock import ServerClock
 from workers.config import Settings
 from workers.items import ITEMS_LOST, Chunks, Items, are_many
 from workers.job import Job
+from workers.logs import trace_of
 from workers.outcome import Outcome
 from workers.records import Records
 
@@ -109,12 +110,13 @@ class Settlement:
             if self._tells_all:
                 log.debug(
                     "settled", action=request.action, action_id=request.action_id, state=outcome.state,
-                    code=outcome.code,
+                    code=outcome.code, **trace_of(request.traceparent),
                 )  # fmt: skip
         else:
             log.info(
                 "settled", action=request.action[:80], action_id=request.action_id, entry=request.entry,
                 producer=request.producer, state=outcome.state, code=outcome.code, why=outcome.message,
+                **trace_of(request.traceparent),
             )  # fmt: skip
 
     async def _send(self, items: list[Item]) -> list[str]:

@@ -56,7 +56,7 @@ LAYOUTS: Final = {
     "settle": Layout(
         ("lane", "fingerprint", "attempt", "ttl_ms", "reply", "channel_id", "state", "error_code", "error", "action",
          "producer", "settled_at", "revised", "chunks"),
-        ("base", "fields", "dead"),
+        ("base", "fields", "dead", "line"),
         ("id", "entry", "message", "queued_at"),
     ),
 }  # fmt: skip

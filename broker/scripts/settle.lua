@@ -5,8 +5,8 @@
 --   combinations, and of each lane, fingerprint, attempt (the epoch of its mark, or empty: it was never sent), ttl_ms, reply, channel_id
 --   (of an Originate that placed no call, or empty), state, error_code, error, action, producer, settled_at, revised (1: the truth about
 --   an action that was settled as `unknown`; nothing is done to one in any other state), chunks (of the items that are kept beside the
---   record), then three lists, each with its number first: base (the record's first fields), fields (further final ones), dead (for
---   `dead`); then the items: the number of their combination, id, entry, message, queued_at
+--   record), then four lists, each with its number first: base (the record's first fields), fields (further final ones), dead (for
+--   `dead`), line (further fields of the line in `results`); then the items: the number of their combination, id, entry, message, queued_at
 -- Returns a list of verdicts. Nothing was done where it is `superseded` (another attempt decides), `reused` (the ActionID is another's, and
 --   the entry asked for something else) or `missing` (the record is gone, and the item brings no base fields to make it anew).
 local root, publish = ARGV[1], ARGV[3]
@@ -32,7 +32,8 @@ local function tell(item, key)
   has_told = true
   redis.call('XADD', root .. 'results', '*', 'action_id', item.id, 'entry', item.entry,
     'action', common.action, 'state', common.state, 'producer', common.producer, 'queued_at', item.queued_at,
-    'settled_at', common.settled_at, 'error_code', common.error_code, 'message', common.error, 'revised', common.revised)
+    'settled_at', common.settled_at, 'error_code', common.error_code, 'message', common.error, 'revised', common.revised,
+    unpack(ARGV, common.line.first, common.line.last))
   redis.call(publish, key, item.message)
   if common.reply ~= '' then
     redis.call(publish, root .. 'reply:' .. common.reply, item.message)
@@ -154,13 +155,14 @@ for number = 1, tonumber(ARGV[6]) do
   local base = list(at + 14)
   local fields = list(base.last + 1)
   local dead = list(fields.last + 1)
+  local line = list(dead.last + 1)
   combinations[tostring(number)] = {
     lane = ARGV[at], fingerprint = ARGV[at + 1], attempt = ARGV[at + 2], ttl_ms = ARGV[at + 3], reply = ARGV[at + 4],
     channel_id = ARGV[at + 5], state = ARGV[at + 6], error_code = ARGV[at + 7], error = ARGV[at + 8], action = ARGV[at + 9],
     producer = ARGV[at + 10], settled_at = ARGV[at + 11], revised = ARGV[at + 12], chunks = ARGV[at + 13],
-    base = base, fields = fields, dead = dead,
+    base = base, fields = fields, dead = dead, line = line,
   }
-  at = dead.last + 1
+  at = line.last + 1
 end
 local verdicts = {}
 for at = at, count, 5 do

@@ -93,6 +93,7 @@ BROKEN: Final = (
     Broken("trimming takes all that is settled for the oldest", SETTLE, "redis.call('XTRIM', stream, 'MINID', pending[1])", "redis.call('XTRIM', stream, 'MAXLEN', 0)"),
     Broken("a repeated settling does not acknowledge", SETTLE, "verdict = 'already'\n", "return 'already'\n", is_rare=True),
     Broken("no line in results", SETTLE, "redis.call('XADD', root .. 'results', ", "redis.call('XADD', root .. 'results', 'NOMKSTREAM', "),
+    Broken("no tag in results", SETTLE, "unpack(ARGV, common.line.first, common.line.last))", "unpack(ARGV, 1, 0))"),
     Broken("no message", SETTLE, "  redis.call(publish, key, item.message)\n", ""),
     Broken("the reply channel is not told", SETTLE, "  if common.reply ~= '' then\n", "  if false then\n"),
     Broken("no copy in dead", SETTLE, "if common.dead.last > common.dead.first then", "if false then"),

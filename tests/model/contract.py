@@ -198,7 +198,7 @@ class Model:
     def _tell(self, item: Item) -> None:
         names = ("entry", "action", "state", "producer", "queued_at", "settled_at", "error_code", "revised")
         line = {name: item[name] for name in names} | {"action_id": item["id"], "message": item["error"]}
-        self.results.append(_fields(line))
+        self.results.append(_fields(line) | _pairs(item["line"]))
         self._publish(item["id"], item["reply"], item["message"])
         if item["dead"]:
             self.dead.append([_bytes(part) for part in item["dead"]])

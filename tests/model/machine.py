@@ -39,7 +39,7 @@ ADDITIONS: Final = {
     "none": (),
     "late": ("Bus-Deadline", "1"),
     "soon": ("Bus-Deadline", "+600"),
-    "reply": ("Bus-Reply", "me"),
+    "reply": ("Bus-Reply", "me", "Bus-Tag", "t"),
 }
 UNIQUEIDS: Final = ("shared", "amibus-pbx1-a", "amibus-pbx1-b", "leg")
 CHANGES: Final = {

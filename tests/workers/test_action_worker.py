@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from broker.ami import Headers
-from broker.codec import BusEvent, BusResponse, Result, State
+from broker.codec import BusEvent, BusResponse, Result, State, decode_message
 from broker.keys import ACTIONS, URGENT
 from broker.scripts import source
 from tests.bus_side import Proxy
@@ -216,6 +216,25 @@ async def test_a_phone_that_rings_holds_nobody_up(desk: Desk, asterisk: Simulate
     assert (await desk.settled("c2"))["state"] == "done"
     assert (await desk.settled("a1"))["state"] == "done"
     assert (await desk.record("c1"))["state"] == "sent"
+
+
+async def test_what_the_producer_said_of_its_action_is_found_everywhere(desk: Desk) -> None:
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    with capture_logs() as logs:
+        await desk.add("Bogus", "r1", Variable="x\ny", Bus_Producer="crm", Bus_Tag="t", Bus_Traceparent=trace)
+        await desk.add("Ping", "p1", Bus_Producer="crm", Bus_Tag="t", Bus_Traceparent=trace)
+        await desk.add("Ping", "p2")
+        records = {action_id: await desk.settled(action_id) for action_id in ("r1", "p1", "p2")}
+    lines = {line["action_id"]: line for line in await desk.lines(desk.keys.results)}
+    for action_id in ("r1", "p1"):
+        assert (records[action_id]["tag"], records[action_id]["traceparent"]) == ("t", trace)
+        assert (lines[action_id]["tag"], lines[action_id]["producer"]) == ("t", "crm")
+        result = decode_message(await desk.redis.hget(desk.keys.action(action_id), "result"))
+        assert isinstance(result, Result)
+        assert (result.tag, result.traceparent) == ("t", trace)
+    assert [line["traceparent"] for line in logs if line.get("action_id") == "r1"] == [trace]
+    assert "tag" not in lines["p2"]
+    assert not {"tag", "traceparent"} & set(records["p2"])
 
 
 # -- what reaches Asterisk
