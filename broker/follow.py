@@ -90,6 +90,8 @@ class Following:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
                     await self._wake.wait()
+            if self.is_over:  # told of while this waited
+                return
             self._wake.clear()
             try:
                 await self._ask(PATIENCE_S)
