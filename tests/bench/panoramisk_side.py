@@ -18,14 +18,14 @@ class PanoramiskSide:
     def __init__(self) -> None:
         self._manager: Any = None
         self._events = 0
-        self._ended: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        self._ended: asyncio.Future[float | None] = asyncio.get_running_loop().create_future()
 
     async def connect(self, port: int, username: str, secret: str) -> Message:
         """Log in, and wait until that is answered."""
         logged_in = asyncio.Event()
         self._manager = Manager(
             loop=asyncio.get_running_loop(), host="127.0.0.1", port=port, username=username, secret=secret,
-            on_login=lambda _manager: logged_in.set(),
+            on_login=lambda _manager: logged_in.set(), on_disconnect=lambda *_: self._end(None),
         )  # fmt: skip
         self._manager.register_event("*", self._on_event)
         await self._manager.connect()
@@ -33,7 +33,7 @@ class PanoramiskSide:
         return {}
 
     async def events(self) -> Message:
-        """Wait for the end of a flood: how many events came, and when the last."""
+        """Wait for the end of a flood: how many events came, and when the last; None where its connection was lost."""
         ended_at = await self._ended
         events, self._events = self._events, 0
         self._ended = asyncio.get_running_loop().create_future()
@@ -68,7 +68,11 @@ class PanoramiskSide:
             return
         self._events += 1
         if event.event == LAST_EVENT:
-            self._ended.set_result(time.monotonic())
+            self._end(time.monotonic())
+
+    def _end(self, at: float | None) -> None:
+        if not self._ended.done():
+            self._ended.set_result(at)
 
 
 async def main() -> None:
