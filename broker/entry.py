@@ -81,6 +81,8 @@ class Request:
     """`Bus-Target`: the ActionID or Uniqueid that the worker's own actions are about."""
     fingerprint: str = ""
     refusal: Refused | None = None
+    raw: Sequence[bytes] = ()
+    """The entry's fields as they were given; left out where they are not at hand."""
     name: str = ""
     """The action's name as it may be kept: text, and not without end."""
 
@@ -109,6 +111,12 @@ def decode_entry(lane: str, entry: str, fields: Sequence[bytes]) -> Request:
     keep their bytes (surrogateescape). Do not change the `pairs` of what this returns: entries that ask for the same
     thing share them.
     """
+    request = _read(lane, entry, fields)
+    request.raw = fields
+    return request
+
+
+def _read(lane: str, entry: str, fields: Sequence[bytes]) -> Request:
     # Who asks the same thing again and again, under one ActionID after the other, is read once.
     action_id, asked = _split(fields)
     if not asked or (action_id is not None and not usable_action_id(action_id)):
@@ -151,7 +159,7 @@ def _is_model(request: Request, asked: tuple[bytes, ...]) -> bool:
 def _like(model: Request, lane: str, entry: str, action_id: str) -> Request:
     request = Request(
         lane, entry, action_id, model.action, model.pairs, model.producer, 0.0, model.timeout_s, model.reply, model.tag,
-        model.traceparent, model.target, model.fingerprint, None, model.name,
+        model.traceparent, model.target, model.fingerprint, None, (), model.name,
     )  # fmt: skip
     request.deadline = request.queued_at + DEFAULT_DEADLINE_S
     return request
@@ -191,9 +199,7 @@ def _read_fields(request: Request, bus: dict[str, str], fields: Sequence[bytes])
         elif lowered.startswith("bus-"):
             if lowered.startswith("bus-x-"):
                 continue
-            if not refusals and (lowered not in _BUS_FIELDS or lowered in bus):
-                why = "is given twice" if lowered in bus else "is not a field of the bus (Bus-X-* is yours)"
-                refusals.append(Refused(ErrorCode.UNKNOWN_BUS_FIELD, f"{printable(name)} {why}"))
+            refusals += _bus_field_refusals(name, lowered, bus)
             bus.setdefault(lowered, value)
         else:
             pairs.append((name, value))
@@ -223,6 +229,15 @@ def _read_fields(request: Request, bus: dict[str, str], fields: Sequence[bytes])
     _check_size(pairs, refusals)
     if refusals:
         raise refusals[0]
+
+
+def _bus_field_refusals(name: str, lowered: str, known: Mapping[str, str]) -> list[Refused]:
+    if lowered in known:
+        return [Refused(ErrorCode.MALFORMED, f"{printable(name)} is given twice")]
+    if lowered not in _BUS_FIELDS:
+        why = "is not a field of the bus (Bus-X-* is yours)"
+        return [Refused(ErrorCode.UNKNOWN_BUS_FIELD, f"{printable(name)} {why}")]
+    return []
 
 
 def _read_name(raw: bytes) -> tuple[str, str]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from broker.ami import Headers
 from broker.codec import BadMessage, BusEvent, BusResponse, Result, decode_message
+from broker.entry import entry_time
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ def gap_before(event: BusEvent, previous: tuple[int, int] | None) -> BusEvent | 
 
 def trimmed(event: BusEvent, dropped: int | None) -> BusEvent:
     """The `BusGap` in front of an event; `dropped` is None where nobody can say how many were missed."""
-    headers = [("reason", "trimmed"), ("until", event.id or "")]
-    if dropped is not None:
-        headers.append(("dropped", str(dropped)))
+    until = f"{entry_time(event.id):.6f}" if event.id else ""
+    headers = [("reason", "trimmed"), ("since", ""), ("until", until)]
+    headers.append(("dropped", "" if dropped is None else str(dropped)))
     return BusEvent(event.server, "BusGap", Headers(headers), [], event.epoch, event.seq - 1)

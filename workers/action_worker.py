@@ -154,6 +154,8 @@ class ActionWorker:
             raise request.refusal
         if is_ours:
             self._own.check(request)
+        elif request.target:
+            raise Refused(ErrorCode.MALFORMED, "Bus-Target is for the worker's own actions, whose names begin with Bus")
         job = make_job(request, self._settings.server)
         if not is_ours:
             self._policy.check(request)

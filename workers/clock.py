@@ -4,6 +4,7 @@ import time
 from typing import Final
 
 import structlog
+from redis.asyncio import Redis
 
 SLOW_S: Final = 0.25
 """A round trip to Redis that took longer tells its time too badly."""
@@ -22,6 +23,12 @@ class ServerClock:
         self._learned = False
         self.stepped_s = 0.0
         """The last step of Redis' clock against the monotonic one; negative: it was set back. 0: none was seen."""
+
+    async def ask(self, redis: "Redis") -> None:
+        """Have Redis tell its time, before anything goes by it. Raises redis-py's errors."""
+        asked_at = time.monotonic()
+        seconds, microseconds = await redis.time()
+        self.learn(seconds + microseconds / 1e6, asked_at)
 
     def learn(self, server_time: float, asked_at: float) -> None:
         """Take over Redis' time (unix seconds), asked for at `asked_at` (monotonic). A step of its clock is said."""

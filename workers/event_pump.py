@@ -48,12 +48,12 @@ class EventPump:
     """Takes events without ever waiting, and publishes them.
 
     Memory is bounded; what had to be dropped is announced by `BusGap`, and so is what Redis has forgotten: then
-    `on_forgotten` is called, too.
+    `on_gap` is called, too.
     """
 
     def __init__(
         self, redis: "Redis", settings: Settings, lease: Lease, calls: Calls, follows: Follows,
-        now: Callable[[], float], publish: str, *, on_forgotten: Callable[[], None],
+        now: Callable[[], float], publish: str, *, on_gap: Callable[[], None],
     ) -> None:  # fmt: skip
         self._redis = redis
         self._settings = settings
@@ -62,7 +62,7 @@ class EventPump:
         self._follows = follows
         self._now = now
         self._publish_command = publish
-        self._on_forgotten = on_forgotten
+        self._on_gap = on_gap
         self._publish = Script("publish_events", settings.keys)
         self._withheld = SENSITIVE_EVENTS - {name.lower() for name in settings.sensitive_events}
         self._buffer = _make_buffer(settings)
@@ -193,6 +193,7 @@ class EventPump:
         if self._append("BusGap", _headers({**headers, "dropped": gap.dropped}), [], [], [], needed=True):
             self._gap = _Gap()
             log.warning("events were dropped", dropped=gap.dropped)
+            self._on_gap()
 
     # -- out
 
@@ -275,7 +276,7 @@ class EventPump:
         )
         message = pack(event_map(BusEvent(self._settings.server, "BusGap", headers, [], self._lease.epoch, seq)))
         self._forgotten = seq + 1, _packer.pack(("BusGap", message, [], []))
-        self._on_forgotten()
+        self._on_gap()
 
     def _sent(self, count: int) -> None:
         self._buffer.remove(count)

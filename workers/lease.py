@@ -84,6 +84,7 @@ class Lease:
         waiting_for = ""
         seen, since, dead_beat = (b"", b""), time.monotonic(), b""
         while True:
+            await until_done("redis' time", lambda: self._clock.ask(self._redis))
             asked_at = time.monotonic()
             epoch, *answer = await until_done("the lease", lambda: self._try(dead_beat))  # noqa: B023
             if epoch:

@@ -59,7 +59,7 @@ class Outcome:
 
 
 def outcome_of(exchange: Exchange) -> Outcome:
-    """What Asterisk's whole answer says: `done` or `failed`."""
+    """What Asterisk's whole answer says: `done` or `failed`; `unknown` where there will never be a whole one."""
     answer = exchange.answer
     response = None if answer.response is None else answer.response.headers
     outcome = Outcome(State.DONE, response, [], answer.output)
@@ -71,9 +71,11 @@ def outcome_of(exchange: Exchange) -> Outcome:
         outcome.message = "Asterisk answered a later action and not this one"
     failure = exchange.failure
     if failure is not None:
-        outcome.state = State.FAILED
         outcome.message = failure
-        outcome.code = _error_code(failure)
+        if exchange.is_cut_short:
+            outcome.state, outcome.code = State.UNKNOWN, ErrorCode.TIMEOUT
+        else:
+            outcome.state, outcome.code = State.FAILED, _error_code(failure)
     return outcome
 
 

@@ -214,8 +214,8 @@ def _dead(request: Request, outcome: Outcome) -> Fields:
     fields: list[str | bytes] = [
         "reason_code", outcome.code or ErrorCode.MALFORMED, "reason", outcome.message or "", "lane", request.lane,
         "entry", request.entry, "action_id", request.action_id, "producer", request.producer,
-        "Action", request.name,
     ]  # fmt: skip
-    for name, value in _shown(request.pairs):
+    given = [part.decode("utf-8", "surrogateescape") for part in request.raw]
+    for name, value in _shown([*zip(given[::2], given[1::2], strict=False)]):
         fields += [name or "(empty)", value]
     return tuple(fields)

@@ -6,12 +6,14 @@ from typing import Any, Final, NamedTuple
 import structlog
 from redis.asyncio import Redis
 
-from broker.codec import State
-from broker.entry import Request, entry_action_id
+from broker.ami import Headers
+from broker.codec import State, unpack
+from broker.entry import Request, entry_action_id, own_channel_id
 from broker.errors import ErrorCode, Refused
 from broker.keys import LANES
 from workers.action_worker import ActionWorker
 from workers.batch import until_done
+from workers.calls import Calls
 from workers.config import Settings
 from workers.job import MARK, make_job
 from workers.lease import Lease
@@ -45,26 +47,31 @@ class Begun(NamedTuple):
     action: str
     producer: str
     reply: str
+    tag: str
+    traceparent: str
 
     @property
     def request(self) -> Request:
         """As much of it as is known."""
         return Request(
             self.lane, self.entry, self.action_id, action=self.action, name=self.action, producer=self.producer,
-            reply=self.reply,
+            reply=self.reply, tag=self.tag, traceparent=self.traceparent,
         )  # fmt: skip
 
 
 class Recovery:
     """Takes over the whole pending list. The lease makes idle times needless: nobody else can be working on it."""
 
-    def __init__(self, redis: "Redis", settings: Settings, lease: Lease, reader: Reader, worker: ActionWorker) -> None:
+    def __init__(
+        self, redis: "Redis", settings: Settings, lease: Lease, reader: Reader, worker: ActionWorker, calls: Calls
+    ) -> None:
         self._redis = redis
         self._lease = lease
         self._keys = settings.keys
         self._reader = reader
         self._worker = worker
         self._settings = settings
+        self._calls = calls
 
     async def run(self) -> None:
         """Hand every pending entry on: what was never begun as if it were new, the rest as its kind allows."""
@@ -109,7 +116,7 @@ class Recovery:
         )
         for begun in [begun async for begun in self._begun_records() if begun.lane == lane and begun.entry in entries]:
             entries.discard(begun.entry)
-            await self._worker.settlement.settle([(begun.request, outcome, None)])
+            await self._settle(begun, outcome)
         for entry in sorted(entries):
             await self._worker.settlement.settle([(Request(lane, entry, entry_action_id(lane, entry)), outcome, None)])
 
@@ -134,9 +141,21 @@ class Recovery:
         """
         begun = await until_done("what was begun", self._forgotten)
         for each in begun:
-            await self._worker.settlement.settle([(each.request, ENTRY_FORGOTTEN, None)])
+            await self._settle(each, ENTRY_FORGOTTEN)
         if begun:
             log.error("redis has gone back in time, and forgot entries that were begun", records=len(begun))
+
+    async def _settle(self, begun: Begun, outcome: Outcome) -> None:
+        """Settle as `unknown`; of a call the truth may be seen yet."""
+        await self._worker.settlement.settle([(begun.request, outcome, None)])
+        if begun.action.lower() == "originate":
+            self._calls.doubt(begun.action_id, await self._channel_id(begun.action_id))
+
+    async def _channel_id(self, action_id: str) -> str:
+        """The ChannelId of an Originate that was begun."""
+        (packed,) = await record_fields(self._redis, self._keys, action_id, ["request"])
+        asked = Headers.from_map(unpack(packed)) if packed else Headers([])
+        return asked.get("ChannelId") or own_channel_id(self._settings.server, action_id)
 
     async def _forgotten(self) -> list[Begun]:
         """What was begun, no lane has any more, and no task of ours has in hand."""

@@ -84,7 +84,7 @@ class Tenure:
         self._follows = Follows(clock.now, self._on_follow_ended)
         self._pump = EventPump(
             redis, settings, lease, self._calls, self._follows, clock.now, publish,
-            on_forgotten=self._on_forgotten,
+            on_gap=self._on_gap,
         )  # fmt: skip
         self._sessions = Sessions(
             settings, on_event=self._pump.offer, on_ready=self._on_ready, on_away=self._on_away, on_back=self._on_back
@@ -107,7 +107,7 @@ class Tenure:
                 doubtful_before=doubtful_before,
             ),
         )  # fmt: skip
-        self._recovery = Recovery(redis, settings, lease, self._reader, self._worker)
+        self._recovery = Recovery(redis, settings, lease, self._reader, self._worker, self._calls)
         self._asterisk = ""
         self._away_since = clock.now()
         self._away_why = "worker-start"
@@ -308,8 +308,8 @@ class Tenure:
         for headers in [] if channels is None else snapshot(channels):
             self._pump.announce_headers("BusSnapshot", headers)
 
-    def _on_forgotten(self) -> None:
-        """Redis has forgotten events."""
+    def _on_gap(self) -> None:
+        """Consumers have missed events while Asterisk was there."""
         self._spawn(self._ask_alive(), "snapshot")
 
     async def _ask_alive(self) -> None:

@@ -77,10 +77,14 @@ class Exchange:
 
         None also if there is no response at all: what became of the action is unknown then.
         """
-        failure = self.answer.failure(self.spec.name)
-        if failure is None and self.overtaken and self.answer.response is not None:
+        if self.is_cut_short:
             return "Asterisk answered a later action without having answered this one to the end"
-        return failure
+        return self.answer.failure(self.spec.name)
+
+    @property
+    def is_cut_short(self) -> bool:
+        """Whether the answer has begun, will not be whole, and is no failure by what is there of it."""
+        return self.overtaken and self.answer.response is not None and self.answer.failure(self.spec.name) is None
 
     def __repr__(self) -> str:
         return f"<Exchange {self.spec.name!r} action_id={self.action_id!r} done={self.done}>"

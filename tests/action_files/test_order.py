@@ -60,7 +60,7 @@ def test_a_byte_order_mark_and_other_languages() -> None:
         (b"Action: Ping\nActionID: a b\n", "bad-action-id", "line 1: ActionID 'a b' is not"),
         (b"Action: Ping\nActionID: 12-0\n", "bad-action-id", "line 1: ActionID '12-0' is not"),
         (b"Action: Ping\nBus-Dedline: +1\n", "unknown-bus-field", "line 1: 'Bus-Dedline' is not a field of the bus"),
-        (b"Action: Ping\nBus-Tag: 1\nBus-Tag: 2\n", "unknown-bus-field", "line 1: 'Bus-Tag' is given twice"),
+        (b"Action: Ping\nBus-Tag: 1\nBus-Tag: 2\n", "malformed", "line 1: 'Bus-Tag' is given twice"),
         (b"Action: Ping\nBus-Deadline: soon\n", "malformed", "line 2: Bus-Deadline is +seconds"),
         (b"Action: Ping\nBus-Deadline: +1801\n", "malformed", "line 1: Bus-Deadline is more than 30 minutes"),
         (b"Action: Ping\nBus-Lane: fast\n", "malformed", "line 2: Bus-Lane is actions or urgent"),

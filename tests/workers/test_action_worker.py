@@ -321,8 +321,9 @@ HOSTILE: dict[str, tuple[list[Pair], str]] = {
     ),
     "a field of the bus twice": (
         [("Action", "Ping"), ("ActionID", "evil"), ("Bus-Tag", "x"), ("bus-tag", "y")],
-        "unknown-bus-field",
+        "malformed",
     ),
+    "a target of an action of Asterisk": ([("Action", "Ping"), ("ActionID", "evil"), ("Bus-Target", "x")], "malformed"),
     "a wrong deadline": ([("Action", "Ping"), ("ActionID", "evil"), ("Bus-Deadline", "tomorrow")], "malformed"),
     "a far deadline": ([("Action", "Ping"), ("ActionID", "evil"), ("Bus-Deadline", "+999999")], "malformed"),
     "a wrong timeout": ([("Action", "Ping"), ("ActionID", "evil"), ("Bus-Timeout", "-1")], "malformed"),

@@ -41,12 +41,12 @@ class Rig:
         self.lease = Lease(self.redis, self.settings, clock)
         self.calls = Calls(clock.now, 3_600_000, on_truth=lambda *_: None, on_note=lambda _: None)
         self.now = 7.0
-        self.forgotten: list[int] = []
-        """What waited for Redis when it was seen that it has forgotten events."""
+        self.gaps: list[int] = []
+        """What waited for Redis when it was seen that consumers have missed events."""
         self.follows = Follows(clock.now, self.follow_ended)
         self.pump = EventPump(
             self.redis, self.settings, self.lease, self.calls, self.follows, lambda: self.now, "PUBLISH",
-            on_forgotten=lambda: self.forgotten.append(self.pump.queued),
+            on_gap=lambda: self.gaps.append(self.pump.queued),
         )  # fmt: skip
         self.task: asyncio.Task[None] | None = None
 
@@ -206,6 +206,7 @@ async def test_memory_is_bounded_and_what_was_dropped_is_announced(make: Callabl
     gap = out[-1].headers
     assert (gap.get("reason"), gap.get("dropped")) == ("overflow", str(1000 - kept))
     assert (gap.get("since"), gap.get("until")) == ("7.000000", "9.000000")
+    assert len(rig.gaps) == 1
     assert [read.seq for read in out] == list(range(1, kept + 2)), "the gap is told by BusGap, not by seq"
     rig.pump.offer(event("Newexten"))
     assert [read.name for read in (await rig.out())[kept + 1 :]] == ["Newexten"]
@@ -507,7 +508,7 @@ async def test_what_redis_has_forgotten_is_announced_before_what_comes_next(make
     assert out[6].headers.pairs == [
         ("reason", "forgotten"), ("since", since), ("until", "7.000000"), ("dropped", "4"),
     ]  # fmt: skip
-    assert len(rig.forgotten) == 1
+    assert len(rig.gaps) == 1
     assert [read.name for read in await publish(rig, 13, 14)][-2:] == ["Newexten", "Newexten"], "it is said once"
 
 
@@ -528,7 +529,7 @@ async def test_a_gap_whose_reply_was_lost_is_told_once(make: Callable[..., Any])
 
     async def lossy(*arguments: Any) -> Any:
         answer = await publish_once(*arguments)
-        if answer == 1 and rig.forgotten and not lost:
+        if answer == 1 and rig.gaps and not lost:
             lost.append(answer)
             raise ConnectionError("the reply was lost")
         return answer

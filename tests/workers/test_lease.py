@@ -39,6 +39,15 @@ async def test_the_first_holder_begins_the_first_epoch(redis_url: str) -> None:
         assert 0 < life_ms <= 1000
 
 
+async def test_redis_time_is_known_before_anything_goes_by_it(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = time.time()
+    monkeypatch.setattr(time, "time", lambda: at - 1000)
+    async with holding(redis_url) as lease, Desk(redis_url) as desk:
+        await soon(lease.acquire())
+        seconds, _ = await desk.redis.time()
+        assert lease.started_at == pytest.approx(seconds, abs=60)
+
+
 async def test_it_is_not_relied_on_for_its_whole_life(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # By a clock that the test sets: however slow the machine, nothing else passes between two looks.
     clock = SetClock(monkeypatch)

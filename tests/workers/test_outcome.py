@@ -73,6 +73,21 @@ def test_no_response_at_all_is_unknown_but_for_a_table() -> None:
     assert (outcome.state, outcome.output) == (State.DONE, ["a table"])
 
 
+def test_an_answer_that_will_never_be_whole_is_unknown_but_a_failure_stays_one() -> None:
+    for answer, state, code in (
+        (response(("Response", "Success")), State.UNKNOWN, ErrorCode.TIMEOUT),
+        (response(("Response", "Error"), ("Message", "no")), State.FAILED, ErrorCode.ASTERISK_ERROR),
+    ):
+        in_flight = InFlight()
+        jabber = in_flight.register("a1", spec_of("JabberSend"))
+        in_flight.register("a2", spec_of("Ping"))
+        in_flight.add(answer)
+        in_flight.add(Response(Headers([("Response", "Success"), ("ActionID", "a2")])))
+        outcome = outcome_of(jabber)
+        assert (outcome.state, outcome.code) == (state, code)
+        assert outcome.message
+
+
 def test_a_call_that_was_answered_is_done() -> None:
     told = event(
         "OriginateResponse", ("Response", "Success"), ("Channel", "Local/1@x-1;1"), ("Reason", "4"), ("Uniqueid", "u1")

@@ -234,11 +234,16 @@ def test_copies_of_a_huge_entry_are_cut(records: Records, fields: list[bytes]) -
 
 
 def test_the_copy_of_a_refused_entry_says_why_and_whence(records: Records) -> None:
-    asked = request("Action", "Logoff", "Action", "Ping", "Bus-Producer", "p", "x", "1", "", "empty")
+    asked = request(
+        "Action", "Logoff", "Action", "Ping", "ActionID", "not usable", "Bus-Producer", "p", "Bus-Deadlin", "+5",
+        "Secret", "hush", "x", "1", "", "empty",
+    )  # fmt: skip
     assert asked.refusal is not None
     outcome = Outcome(State.REJECTED, code=ErrorCode.MALFORMED, message=str(asked.refusal))
     dead = values("settle", records.settle(asked, outcome, 1.0, None, 3))["dead"]
     assert dead[:4] == ("reason_code", "malformed", "reason", str(asked.refusal))
-    assert as_map(dead) | {"x": "1", "(empty)": "empty", "producer": "p", "entry": ENTRY, "lane": ACTIONS} == as_map(
-        dead
-    )
+    assert dead[4:12] == ("lane", ACTIONS, "entry", ENTRY, "action_id", ENTRY, "producer", "p")
+    assert dead[12:] == (
+        "Action", "Logoff", "Action", "Ping", "ActionID", "not usable", "Bus-Producer", "p", "Bus-Deadlin", "+5",
+        "Secret", "***", "x", "1", "(empty)", "empty",
+    )  # fmt: skip

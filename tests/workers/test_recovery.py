@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from broker.ami import Headers
-from broker.codec import BusEvent, event_map, pack
+from broker.ami import Action, Headers, spec_of
+from broker.codec import BusEvent, Result, decode_message, event_map, pack
 from broker.keys import ACTIONS, GROUP, LANES, URGENT
 from tests.desk import Desk as ScriptsDesk
-from tests.workers.worker_process import USERS, Desk, eventually, make_settings, running_worker
+from tests.workers.worker_process import SECRET, USERS, Desk, eventually, make_settings, running_worker
+from workers.connection import Asked, Connection
 from workers.diary import journal_directory
 from workers.journal import Journal
 from workers.recovery import Recovery
@@ -427,16 +428,43 @@ async def test_redis_that_forgot_the_epochs_of_another_host_is_doubted_although_
 async def test_what_vanished_in_mid_flight_is_told_of_under_its_own_name(
     redis_url: str, asterisk: SimulatedAsterisk
 ) -> None:
-    entry = await take_over(redis_url, "sending", *SETVAR, action="Setvar", producer="crm")
+    entry = await take_over(
+        redis_url, "sending", *SETVAR, action="Setvar", producer="crm", tag="t", traceparent="00-ab-cd-01"
+    )
     async with Desk(redis_url) as desk:
         await desk.redis.xdel(desk.keys.actions, entry)
     async with serving(redis_url, asterisk, "second") as desk:
         record = await desk.settled("a1")
         assert (record["state"], record["error_code"]) == ("unknown", "entry-lost")
         (line,) = await desk.lines(desk.keys.results)
-        assert (line["entry"], line["action"], line["producer"]) == (entry, "Setvar", "crm")
+        assert (line["entry"], line["action"], line["producer"], line["tag"]) == (entry, "Setvar", "crm", "t")
+        result = decode_message(await desk.redis.hget(desk.keys.action("a1"), "result"))
+        assert isinstance(result, Result)
+        assert (result.tag, result.traceparent) == ("t", "00-ab-cd-01")
         assert await desk.pending() == 0
     assert not asterisk.writes("a1")
+
+
+@pytest.mark.parametrize("channel_id", ["", "mine"])
+async def test_the_truth_about_a_call_whose_entry_vanished_is_told_when_it_is_seen(
+    redis_url: str, channel_id: str
+) -> None:
+    asked = {"Action": "Originate"} | ({"channelid": channel_id} if channel_id else {})
+    entry = await take_over(redis_url, "sending", *ORIGINATE, action="Originate")
+    async with Desk(redis_url) as desk:
+        await desk.redis.hset(desk.keys.action("a1"), "request", pack(asked))
+        await desk.redis.xdel(desk.keys.actions, entry)
+    headers = [("Channel", "Local/100@default"), ("Application", "Wait"), ("Data", "0"), ("Async", "true")]
+    headers.append(("ChannelId", channel_id or "amibus-pbx1-a1"))
+    async with SimulatedAsterisk(users=USERS, seed=3, ring_s=3) as asterisk:
+        host, port = asterisk.address.split(":")
+        lost = await Connection.open("write", host, int(port), "amibus", SECRET)
+        await lost.request(Asked(Action("Originate", headers, "a1"), spec_of("Originate"), 30.0))
+        lost.abort("its worker is lost")
+        async with serving(redis_url, asterisk, "second") as desk:
+            assert (await desk.settled("a1"))["error_code"] == "entry-lost"
+            record = await desk.reaches("a1", state="done")
+            assert "error_code" not in record
 
 
 async def test_an_entry_that_vanished_is_told_of(redis_url: str, asterisk: SimulatedAsterisk) -> None:
@@ -529,7 +557,7 @@ async def searched(scripts: ScriptsDesk) -> list[str]:
         intake=SimpleNamespace(is_held=lambda _request: False), settlement=SimpleNamespace(settle=settle)
     )
     nobody: Any = None
-    await Recovery(scripts.redis, scripts.settings, nobody, nobody, worker).settle_forgotten()
+    await Recovery(scripts.redis, scripts.settings, nobody, nobody, worker, nobody).settle_forgotten()
     return found
 
 
