@@ -47,8 +47,8 @@ class _Gap:
 class EventPump:
     """Takes events without ever waiting, and publishes them.
 
-    Memory is bounded; what had to be dropped is announced by `BusGap`, and so is what Redis has forgotten: then
-    `on_gap` is called, too.
+    Memory is bounded; what had to be dropped is announced by `BusGap`, and so is what Redis has forgotten. `on_gap` is
+    called with either.
     """
 
     def __init__(

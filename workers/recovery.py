@@ -1,5 +1,6 @@
 """What was in flight when a worker was lost: found in the group's pending list by the next holder of the lease."""
 
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any, Final, NamedTuple
 
@@ -7,7 +8,7 @@ import structlog
 from redis.asyncio import Redis
 
 from broker.ami import Headers
-from broker.codec import State, unpack
+from broker.codec import BadMessage, State, unpack
 from broker.entry import Request, entry_action_id, own_channel_id
 from broker.errors import ErrorCode, Refused
 from broker.keys import LANES
@@ -154,8 +155,10 @@ class Recovery:
     async def _channel_id(self, action_id: str) -> str:
         """The ChannelId of an Originate that was begun."""
         (packed,) = await record_fields(self._redis, self._keys, action_id, ["request"])
-        asked = Headers.from_map(unpack(packed)) if packed else Headers([])
-        return asked.get("ChannelId") or own_channel_id(self._settings.server, action_id)
+        asked = None
+        with contextlib.suppress(BadMessage, TypeError):  # somebody else's work: it must not end the worker
+            asked = Headers.from_map(unpack(packed or b"")).get("ChannelId")
+        return asked or own_channel_id(self._settings.server, action_id)
 
     async def _forgotten(self) -> list[Begun]:
         """What was begun, no lane has any more, and no task of ours has in hand."""

@@ -23,7 +23,7 @@ from workers.records import Records
 
 log = structlog.get_logger()
 
-ANSWERED: Final = frozenset((State.DONE, State.FAILED))
+ANSWER_STATES: Final = frozenset((State.DONE, State.FAILED))
 """What Asterisk's whole answer makes of an action."""
 
 Fate = tuple[Request, Outcome, Job | None]
@@ -63,7 +63,7 @@ class Settlement:
                 continue
             if job.noted is not None:
                 await job.noted  # `sent` is said before the end is
-            if (outcome.events or job.items) and outcome.state in ANSWERED:
+            if (outcome.events or job.items) and outcome.state in ANSWER_STATES:
                 await self._put_items(job, outcome)
         at, epoch = self._clock.now(), self._epoch
         items = [self._records.settle(request, outcome, at, job, epoch) for request, outcome, job in fates]
@@ -106,7 +106,7 @@ class Settlement:
         return job.items
 
     def _log(self, request: Request, outcome: Outcome) -> None:
-        if outcome.state in ANSWERED:
+        if outcome.state in ANSWER_STATES:
             if self._tells_all:
                 log.debug(
                     "settled", action=request.action, action_id=request.action_id, state=outcome.state,

@@ -73,7 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--events", type=int, help=f"events of each round (default {Options.events:,})")
     parser.add_argument("--pings", type=int, help=f"Pings of each round (default {Options.pings:,})")
     parser.add_argument("--rounds", type=int, help=f"rounds (default {Options.rounds})")
-    parser.add_argument("--loop", choices=("uvloop", "asyncio"), default="uvloop", help="event loop of all processes")
+    loops = "event loop of all processes (default: asyncio's own, as both sides are installed and documented)"
+    parser.add_argument("--loop", choices=("asyncio", "uvloop"), default="asyncio", help=loops)
     parser.add_argument("--redis", choices=KINDS, default="redis", help="kind of server")
     parser.add_argument("--profile", type=Path, help="write profiles of the worker to this directory")
     return parser

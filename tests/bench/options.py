@@ -13,8 +13,8 @@ class Options:
     pings: int = 20_000
     """Of each round."""
     rounds: int = 5
-    loop: str = "uvloop"
-    """Of all processes that are measured: uvloop or asyncio."""
+    loop: str = "asyncio"
+    """Of all processes that are measured: asyncio's own, as both sides are installed and documented, or uvloop."""
     redis: str = "redis"
     """The kind of server: redis or valkey."""
     profile: Path | None = None

@@ -89,7 +89,7 @@ def test_the_exit_code_says_whether_the_floor_was_reached(
 
 def test_the_figures_are_shown_as_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     need("redis")
-    assert main([*TINY, "--only", "events", "--floor", "0", "--loop", "asyncio"]) == 0
+    assert main([*TINY, "--only", "events", "--floor", "0", "--loop", "uvloop"]) == 0
     shown = capsys.readouterr().out
     assert "panoramisk" in shown
     assert "events/s" in shown
