@@ -36,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LabUnavailable as error:
         print(f"no Asterisk to measure with: {error}", file=sys.stderr)
         return 2
+    except (RuntimeError, TimeoutError) as error:
+        print(f"it could not be measured: {error or 'something took too long'}", file=sys.stderr)
+        return 2
     if given.json:
         print(json.dumps({"floor": given.floor, "comparisons": [each.as_dict() for each in comparisons]}, indent=2))
     else:

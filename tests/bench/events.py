@@ -16,7 +16,7 @@ LEGS: Final = {f"bench-leg-{number}": f"bench-call-{number}" for number in range
 """Calls of the bus that are alive meanwhile (Uniqueid -> ActionID): every event is compared with them."""
 
 TRIES: Final = 5
-"""Of a round: where a read ends in the middle of a message panoramisk (1.4) may take two for one, and give up."""
+"""Of a round: now and then panoramisk (1.4) takes two messages for one, and may give up its connection then."""
 
 USERS: Final = {"amibus": "any", "amibus-events": "any"}
 
@@ -83,15 +83,16 @@ class _Panoramisk:
         for _ in range(TRIES):
             self._feeder.tell("flood", events=events)
             parsed = await self._side.ask("events")
-            if parsed["ended_at"] is not None:
-                began_at = (await self._feeder.answer())["began_at"]
-                if parsed["events"] != events:
-                    raise RuntimeError(f"panoramisk's callback was called for {parsed['events']} of {events} events")
+            if parsed["ended_at"] is None:
+                print("panoramisk lost its connection: its round is repeated", file=sys.stderr)
+                await self._stack.aclose()
+                await self.__aenter__()
+                continue
+            began_at = (await self._feeder.answer())["began_at"]
+            if parsed["events"] == events:
                 return events / float(parsed["ended_at"] - began_at)
-            print("panoramisk lost its connection: its round is repeated", file=sys.stderr)
-            await self._stack.aclose()
-            await self.__aenter__()
-        raise RuntimeError(f"panoramisk lost its connection {TRIES} times")
+            print(f"panoramisk told of {parsed['events']} events: its round is repeated", file=sys.stderr)
+        raise RuntimeError(f"panoramisk did not get through {events} events in {TRIES} tries")
 
 
 def _wait_for_message(channel: Any) -> float:
