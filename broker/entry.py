@@ -199,7 +199,8 @@ def _read_fields(request: Request, bus: dict[str, str], fields: Sequence[bytes])
         elif lowered.startswith("bus-"):
             if lowered.startswith("bus-x-"):
                 continue
-            refusals += _bus_field_refusals(name, lowered, bus)
+            if not refusals:  # one is enough, however many there are
+                refusals += _bus_field_refusals(name, lowered, bus)
             bus.setdefault(lowered, value)
         else:
             pairs.append((name, value))
