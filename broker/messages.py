@@ -50,6 +50,6 @@ def gap_before(event: BusEvent, previous: tuple[int, int] | None) -> BusEvent | 
 def trimmed(event: BusEvent, dropped: int | None) -> BusEvent:
     """The `BusGap` in front of an event; `dropped` is None where nobody can say how many were missed."""
     until = f"{entry_time(event.id):.6f}" if event.id else ""
-    headers = [("reason", "trimmed"), ("since", ""), ("until", until)]
-    headers.append(("dropped", "" if dropped is None else str(dropped)))
-    return BusEvent(event.server, "BusGap", Headers(headers), [], event.epoch, event.seq - 1)
+    missed = "" if dropped is None else str(dropped)
+    headers = Headers([("reason", "trimmed"), ("since", ""), ("until", until), ("dropped", missed)])
+    return BusEvent(event.server, "BusGap", headers, [], event.epoch, event.seq - 1)
