@@ -291,6 +291,7 @@ async def test_a_call_is_followed(followed: Followed, pbx: Server) -> None:
     [request] = followed.asked
     assert (request.target, request.timeout_s, request.lane) == (TARGET, 600.0, "urgent")
     assert (call.channel, call.legs[0].state, call.server) == ("PJSIP/1", "Ringing", "pbx1")
+    [asking] = [task for task in asyncio.all_tasks() if task.get_name() == f"amibus follows {TARGET}"]
     answered = asyncio.create_task(call.answered(WAIT_S))
     await followed.say("Newstate", ChannelState="6", ChannelStateDesc="Up")
     assert (await answered).is_answered
@@ -301,6 +302,8 @@ async def test_a_call_is_followed(followed: Followed, pbx: Server) -> None:
     assert (await ended).cause == 16
     names = [event.name async for event in call.events()]
     assert names == ["Newstate", "BridgeEnter", "Hangup", "BusFollowEnded"]
+    await asking
+    assert followed.asked == [request], "of a call that is over nothing is asked"
 
 
 async def test_what_came_before_the_answer_is_not_missed(followed: Followed, worker: FakeWorker, pbx: Server) -> None:
