@@ -31,7 +31,7 @@ async def compare_events(options: Options) -> Comparison:
     )
     async with AsyncExitStack() as stack:
         our_feeder = await stack.enter_async_context(Side("feeder", *LEGS))
-        theirs = await stack.enter_async_context(_Panoramisk(options))
+        theirs = await stack.enter_async_context(Panoramisk(options))
         asterisk = Asterisk((await our_feeder.answer())["port"], USERS)
         bus = await stack.enter_async_context(
             running_bus(options.redis, options.loop, asterisk, legs=LEGS, profile=options.profile_of("events"))
@@ -61,7 +61,7 @@ async def _published(bus: Bus, feeder: Side, events: int) -> float:
     return events / float(ended_at - began_at)
 
 
-class _Panoramisk:
+class Panoramisk:
     """The other side with what feeds it; both begin anew where it has lost its connection."""
 
     def __init__(self, options: Options) -> None:
@@ -69,11 +69,14 @@ class _Panoramisk:
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        self._feeder = await self._stack.enter_async_context(Side("feeder"))
-        self._side = await self._stack.enter_async_context(Side("panoramisk_side", self._options.loop))
-        port = (await self._feeder.answer())["port"]
-        await self._side.ask("connect", port=port, username="bench", secret="any")
+        await self._begin()
         return self
+
+    async def _begin(self) -> None:
+        self.feeder = await self._stack.enter_async_context(Side("feeder"))
+        self._side = await self._stack.enter_async_context(Side("panoramisk_side", self._options.loop))
+        port = (await self.feeder.answer())["port"]
+        await self._side.ask("connect", port=port, username="bench", secret="any")
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
@@ -81,14 +84,14 @@ class _Panoramisk:
     async def parsed(self, events: int) -> float:
         """Events per second until the last callback. Raises `RuntimeError` where it fails time and again."""
         for _ in range(TRIES):
-            self._feeder.tell("flood", events=events)
+            self.feeder.tell("flood", events=events)
             parsed = await self._side.ask("events")
             if parsed["ended_at"] is None:
                 print("panoramisk lost its connection: its round is repeated", file=sys.stderr)
                 await self._stack.aclose()
-                await self.__aenter__()
+                await self._begin()
                 continue
-            began_at = (await self._feeder.answer())["began_at"]
+            began_at = (await self.feeder.answer())["began_at"]
             if parsed["events"] == events:
                 return events / float(parsed["ended_at"] - began_at)
             print(f"panoramisk told of {parsed['events']} events: its round is repeated", file=sys.stderr)

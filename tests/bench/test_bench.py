@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from tests.bench.__main__ import main, measure, what_is_missing
 from tests.bench.capture import LAST, flood
 from tests.bench.comparison import Comparison
+from tests.bench.events import Panoramisk
 from tests.bench.options import Options
 from tests.lab import available
 from tests.servers import KINDS, need
@@ -64,6 +66,18 @@ async def test_every_event_is_counted_on_both_sides(kind: str) -> None:
     (events,) = await measure(Options(events=300, rounds=2, redis=kind), only="events")
     assert len(events.rounds) == 2
     assert all(ours > 0 and theirs > 0 for ours, theirs in events.rounds)
+
+
+async def test_a_round_in_which_panoramisk_loses_its_connection_is_repeated(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async with Panoramisk(Options()) as theirs:
+        theirs.feeder.send(signal.SIGKILL)
+        await theirs.feeder.process.wait()
+        assert await theirs.parsed(300) > 0
+        assert "its round is repeated" in capsys.readouterr().err
+        assert await theirs.parsed(300) > 0
+        assert capsys.readouterr().err == ""
 
 
 @pytest.mark.live
