@@ -173,10 +173,15 @@ async def test_what_had_to_be_dropped_is_announced_with_its_number(
         assert len(published) + dropped == 3001
         assert has_no_gaps(await desk.events())
         assert float(gaps[0].headers["since"]) <= float(gaps[0].headers["until"])
+        await eventually(lambda: snapshots_after(desk, gaps[0].seq))
 
 
 async def overflows(desk: Desk) -> list[BusEvent]:
     return [event for event in await desk.events("BusGap") if event.headers["reason"] == "overflow"]
+
+
+async def snapshots_after(desk: Desk, seq: int) -> list[BusEvent]:
+    return [event for event in await desk.events("BusSnapshot") if event.seq > seq]
 
 
 async def test_a_lost_events_session_is_a_gap_and_the_calls_that_ended_in_it_are_found(
