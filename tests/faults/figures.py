@@ -57,7 +57,7 @@ def show(rows: Sequence[Row], console: Console) -> None:
     """Those with figures and those that failed, each; of the others how many there are."""
     table = Table(title="the fault matrix")
     for heading in ("tests", "fault", "", "figures"):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")  # a name that is cut finds no test
     for row in rows:
         if row.figures or row.verdict != "ok":
             table.add_row(row.module, escape(row.name.removeprefix("test_")), row.verdict, escape(row.figures))
