@@ -32,8 +32,8 @@ DRAIN_S: Final = 30.0
 IN_VAIN_S: Final = 3.0
 """What waits when the worker is at what came later is settled within that time, or never."""
 
-MEDDLING_S: Final = 3.0
-"""Who stands by looks for the lease six times within that time."""
+MEDDLING_S: Final = 6.0
+"""Who stands by looks for the lease a dozen times within that time."""
 
 HOUR_S: Final = 3600.0
 

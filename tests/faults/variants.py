@@ -27,7 +27,7 @@ from workers.job import Job
 from workers.journal import Journal
 from workers.journal_file import JournalFile, JournalFull
 from workers.journal_lock import JournalLock
-from workers.lease import Lease
+from workers.lease import Lease, LeaseLost
 from workers.reader import Reader
 from workers.records import Records
 from workers.schedule import Schedule, Turn
@@ -54,9 +54,19 @@ def mark_after_write() -> None:
 
 
 def no_fence() -> None:
-    """A worker that has lost its lease may go on marking and publishing."""
+    """A worker that has lost its lease may go on marking and publishing, and does not end before it has."""
     for name in ("mark_sending", "publish_events"):
         rewrite_script(name, ("if redis.pcall('GET', root .. 'epoch') ~= epoch then", "if false then"))
+    beat = Tenure._beat
+
+    async def _beat(self: Tenure) -> None:
+        try:
+            await beat(self)
+        except LeaseLost:
+            await self._pump.drained.wait()  # else which of the two Redis hears first is left to chance
+            raise
+
+    exchange(Tenure, _beat=_beat)
 
 
 def no_lease_check() -> None:
