@@ -175,12 +175,12 @@ class Journal:
             self._make_room()
             at = round(self._now(), 6)  # as its line has it
             # Noting an action again does not unwrite it.
-            lines = [note_line(*item, epoch=epoch, at=at, written=self._was_written(item[0])) for item in items]
+            lines = [note_line(*item, epoch=epoch, at=at, written=self._was_written(item[0], at)) for item in items]
             offset = self._append(b"".join(lines))
             self._batches.append((at, offset))
             with self._instant:
                 for (action_id, lane, entry), line in zip(items, lines, strict=True):
-                    self._notes[action_id] = Note(offset, at, epoch, lane, entry, self._was_written(action_id))
+                    self._notes[action_id] = Note(offset, at, epoch, lane, entry, self._was_written(action_id, at))
                     offset += len(line)
 
     def begin_write(self, action_id: str) -> None:
@@ -197,9 +197,10 @@ class Journal:
             if self._begun is not None:
                 self._begun.append(note.offset)
 
-    def _was_written(self, action_id: str) -> bool:
+    def _was_written(self, action_id: str, at: float) -> bool:
+        """Whether the newest note of this ActionID said so, and had not expired by then."""
         note = self._notes.get(action_id)
-        return note is not None and note.written
+        return note is not None and note.written and note.at >= at - self._keep_s
 
     def _look(self) -> None:
         if self._closed:
@@ -242,7 +243,7 @@ class Journal:
                     boot = UNKNOWN_BOOT
                     damaged += line.lines
                 case action_id, note:
-                    note.written = note.written or boot != self._boot or self._was_written(action_id)
+                    note.written = note.written or boot != self._boot or self._was_written(action_id, note.at)
                     self._notes[action_id] = note
                     self.last_epoch = max(self.last_epoch, note.epoch)
                     if not self._batches or self._batches[-1][0] != note.at:
