@@ -251,12 +251,13 @@ class ActionWorker:
                 unsent.append((job, await self._fate_of_lost(job, lost, turn)))
             elif verdict == "sending" and turn is not None:
                 may_go.append(job)
-            elif verdict == "begun" and turn is not None:
+            elif verdict == "begun":
                 await self._lost_work.learn_begun(job)
                 if self._lost_work.begin_again(job):
                     again.append(job)
                 else:
-                    self._schedule.release(turn)
+                    if turn is not None:
+                        self._schedule.release(turn)
                     unsent.append((job, await self._lost_work.fate_of_begun(job)))
             else:
                 unsent.append((job, self._unsent(job, verdict)))
@@ -346,7 +347,7 @@ class ActionWorker:
                 return Next.OVER
             case "settled":
                 return Next.OVER
-            case "early" | "begun":  # `begun` only where it was to be looked at, not sent
+            case "early":
                 return Next.AGAIN
             case "sending" | "expired":
                 return _late(job)
@@ -411,6 +412,6 @@ def _of_read(job: Job, what: "Exchange | Unanswered") -> "Outcome | Next":
 def _late(job: Job) -> Outcome:
     """Its deadline has passed: expired if it never was written, otherwise nobody knows."""
     if job.written:
-        lost = ("worker", ErrorCode.WORKER_LOST) if job.again else ("connection", ErrorCode.CONNECTION_LOST)
+        lost = ("connection", ErrorCode.CONNECTION_LOST) if job.repeats else ("worker", ErrorCode.WORKER_LOST)
         return Outcome(State.UNKNOWN, code=lost[1], message=f"the {lost[0]} was lost, and then its deadline passed")
     return Outcome(State.EXPIRED, code=ErrorCode.EXPIRED, message="its deadline passed before it could be sent")

@@ -1,7 +1,7 @@
 #!lua
 -- The last word before an action is written: may this entry be sent now, by this worker?
 -- ARGV: root, epoch, PUBLISH or SPUBLISH, worker, then what items have in common: the number of combinations, and of each lane,
---   fingerprint, reply, probe (1: only look whether it has expired), again (1: a read-only action that a lost worker had begun),
+--   fingerprint, reply, probe (1: only look whether it has expired), again (1: it was begun before, and may be done again),
 --   action, producer, request, extra (further fields of the record: their number, then name, value, ...); then the items: the number of
 --   their combination, id, entry, deadline, channel_id (an Originate's, or empty), queued_at
 -- Returns the unix time and then the verdicts, or an empty list: another worker has taken over.

@@ -61,6 +61,10 @@ class Cutter:
     ) -> None:
         assert self._server is not None
         self._server.close()
+        await self.end_sessions()
+
+    async def end_sessions(self) -> None:
+        """Close every session that there is, also one that a cut has left open."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -202,6 +202,27 @@ async def test_a_reset_in_mid_list_is_asked_again(redis_url: str, asterisk: Simu
         assert (await desk.record("call"))["call"] == "up"
 
 
+@ONE_KIND
+async def test_a_list_that_was_cut_is_in_doubt_where_its_deadline_passes_while_asterisk_is_away(
+    redis_url: str, asterisk: SimulatedAsterisk
+) -> None:
+    async with (
+        Cutter(asterisk.port) as cutter,
+        served_by_way_of(redis_url, asterisk, cutter.port) as desk,
+    ):
+        cutter.cut(b"Event: CoreShowChannelsComplete\r\nActionID: list\r\n", how=How.HOLE)
+        await desk.add("CoreShowChannels", "list", Bus_Deadline="+5")
+        await desk.reaches("list", state="sent")
+        await asterisk.stop()
+        await cutter.end_sessions()
+        record = await desk.settled("list")
+        assert (record["state"], record["error_code"]) == ("unknown", "connection-lost")
+        await asterisk.start()
+        await works(desk, "after")
+        await nothing_twice_nothing_left(desk, asterisk)
+    assert asterisk.write_counts()["list"] == 1
+
+
 # -- logins
 
 

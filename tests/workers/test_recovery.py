@@ -94,6 +94,25 @@ async def test_what_is_sent_again_because_the_group_forgot_it_keeps_its_place(
     assert [action_id for action_id in asterisk.write_counts() if action_id.startswith("a")] == ["a1", "a2"]
 
 
+@pytest.mark.parametrize("state", ["sending", "sent"])
+@pytest.mark.parametrize(
+    ("kind", "begun", "told"),
+    [("read", False, "worker-lost"), ("change", True, "worker-lost"), ("change", False, "expired")],
+    ids=["read", "perhaps written", "surely never written"],
+)
+async def test_what_the_group_forgot_has_its_fate_past_its_deadline(
+    redis_url: str, asterisk: SimulatedAsterisk, state: str, kind: str, begun: bool, told: str
+) -> None:
+    fields = SETVAR if kind == "change" else (("Action", "CoreShowChannels"), ("ActionID", "a1"))
+    note(await take_over(redis_url, state, *fields, ("Bus-Deadline", "+0.001")), noted=kind == "change", begun=begun)
+    async with Desk(redis_url) as desk:
+        await desk.redis.xgroup_destroy(desk.keys.actions, GROUP)
+    async with serving(redis_url, asterisk, "second") as desk:
+        assert (await desk.settled("a1"))["error_code"] == told
+        assert await is_settled_by(desk, 1)
+    assert not asterisk.writes("a1")
+
+
 async def test_it_is_told_even_while_asterisk_is_away(redis_url: str, asterisk: SimulatedAsterisk) -> None:
     asterisk.faults.lose_response("a1")
     async with serving(redis_url, asterisk, "first") as desk:
