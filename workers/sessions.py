@@ -133,8 +133,8 @@ class Sessions:
 
     @property
     def present(self) -> set[str]:
-        """The roles of the sessions that are there."""
-        return set(self._connections)
+        """The roles of the sessions that are there, and not lost in this turn of the loop."""
+        return {role for role, connection in self._connections.items() if not connection.lost.done()}
 
     @property
     def in_flight(self) -> int:

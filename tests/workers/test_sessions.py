@@ -198,6 +198,15 @@ async def test_a_session_that_was_given_up_is_replaced_and_the_others_stay(
         assert story.told == ["ready", f"{role} lost", f"{role} back"]
 
 
+async def test_a_session_is_not_there_any_more_from_the_instant_of_its_loss(asterisk: SimulatedAsterisk) -> None:
+    async with kept(asterisk) as story:
+        await eventually(story.is_ready)
+        assert story.sessions.present == {"events", "urgent", "write", "read"}
+        story.sessions._connections["write"].abort("gone")
+        # No turn of the loop has passed: whoever looks before a write must see it.
+        assert story.sessions.present == {"events", "urgent", "read"}
+
+
 async def test_a_restart_of_asterisk_is_told_once(asterisk: SimulatedAsterisk) -> None:
     with capture_logs() as logs:
         async with kept(asterisk) as story:
