@@ -147,7 +147,8 @@ class Connection(asyncio.Protocol):
         self._on_event = on_event
         self._protocol = AmiProtocol()
         self._in_flight = InFlight()
-        self._waiters: dict[str, _Waiter] = {}
+        self._waiters: dict[Exchange, _Waiter] = {}
+        """Not by ActionID: a Redis that went back in time may have one be asked twice."""
         self._transport: asyncio.Transport | None = None
         self._login: Login | None = None
         self._logged_in: asyncio.Future[None] = loop.create_future()
@@ -215,8 +216,7 @@ class Connection(asyncio.Protocol):
             assert action_id is not None
             if each.answer_timeout_s != waiter.timeout_s:
                 waiter = waiter._replace(timeout_s=each.answer_timeout_s)
-            self._waiters[action_id] = waiter
-            self._in_flight.register(action_id, each.spec)
+            self._waiters[self._in_flight.register(action_id, each.spec)] = waiter
         self._write(data)
         if asked[-1].spec.shape == "raw-text":
             # An empty table is a blank line, which is nothing: the answer to what follows tells that it was all.
@@ -306,11 +306,11 @@ class Connection(asyncio.Protocol):
             self._advance(exchange, message)
 
     def _advance(self, exchange: Exchange, message: Message) -> None:
-        waiter = self._waiters.get(exchange.action_id)
+        waiter = self._waiters.get(exchange)
         if waiter is None:
             return
         if exchange.done:
-            del self._waiters[exchange.action_id]
+            del self._waiters[exchange]
             self._head_since = self._heard_at
             waiter.answers.tell(exchange.action_id, exchange)
         elif not isinstance(message, Response):
@@ -336,9 +336,9 @@ class Connection(asyncio.Protocol):
         self._ticker = self._loop.call_later(TICK_S, self._tick)
         now = time.monotonic()
         if self._waiters:
-            action_id, head = next(iter(self._waiters.items()))
+            exchange, head = next(iter(self._waiters.items()))
             if now - self._head_since > head.timeout_s:
-                self._time_out(action_id, head)
+                self._time_out(exchange, head)
             elif self._is_severed():
                 self.abort(f"the host of Asterisk has confirmed nothing for {SEVERED_S} s")
         elif now - self._heard_at > PING_AFTER_S:
@@ -356,12 +356,12 @@ class Connection(asyncio.Protocol):
         unconfirmed, confirmed_ms_ago = _TCP_INFO.unpack(info)
         return bool(unconfirmed and confirmed_ms_ago > SEVERED_S * 1000)
 
-    def _time_out(self, action_id: str, head: _Waiter) -> None:
+    def _time_out(self, exchange: Exchange, head: _Waiter) -> None:
         """Nothing more is written to this session: what comes late must not be taken for another's answer."""
         why = f"no answer within {head.timeout_s:g} s"
-        del self._waiters[action_id]
-        head.answers.tell(action_id, AnswerTimeout(why))
-        self.abort(f"{why} to {action_id}")
+        del self._waiters[exchange]
+        head.answers.tell(exchange.action_id, AnswerTimeout(why))
+        self.abort(f"{why} to {exchange.action_id}")
 
     def _ping(self) -> None:
         self._pings += 1
@@ -377,5 +377,5 @@ class Connection(asyncio.Protocol):
         if not self._logged_in.done():
             self._logged_in.set_exception(ConnectionLost(why, written=False))
         waiters, self._waiters = self._waiters, {}
-        for action_id, waiter in waiters.items():
-            waiter.answers.tell(action_id, ConnectionLost(why))
+        for exchange, waiter in waiters.items():
+            waiter.answers.tell(exchange.action_id, ConnectionLost(why))

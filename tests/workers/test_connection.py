@@ -103,6 +103,14 @@ async def test_pipelined_actions_get_their_own_answers(session: Connection, aste
     assert [each.action_id for each in asterisk.written] == [f"a{n}" for n in range(200)]
 
 
+async def test_two_actions_of_one_name_get_an_answer_each(session: Connection) -> None:
+    first, second = [session.request_all([asked("Ping", "a1")]) for _ in range(2)]
+    for answers in (first, second):
+        [(action_id, exchange)] = await soon(anext(answers))
+        assert (action_id, type(exchange)) == ("a1", Exchange)
+    assert session.in_flight == 0
+
+
 async def test_a_timeout_ends_the_session_and_whoever_else_waits_on_it(
     session: Connection, asterisk: SimulatedAsterisk
 ) -> None:
