@@ -111,6 +111,7 @@ def test_what_is_left_out_has_its_default() -> None:
         (("Action", "Ping", *("a", "b") * 10_000), "too-many-headers"),
         (("Action", "Ping", "a", "b" * 1_000_000), "line-too-long"),
         (("Action", "Ping", "a" * 1_000_000, "b"), "line-too-long"),
+        (("Action", "P" * 1_000_000), "line-too-long"),
     ],
 )  # fmt: skip
 def test_what_is_malformed_is_refused_with_its_code(fields: tuple[str | bytes, ...], code: str) -> None:
