@@ -12,7 +12,7 @@ import msgpack
 import structlog
 from redis.asyncio import Redis
 
-from broker.ami import SENSITIVE_EVENTS, Event, Headers, mask
+from broker.ami import SENSITIVE_EVENTS, Event, Headers, is_secret_name, mask
 from broker.codec import BusEvent, event_map, pack
 from broker.entry import entry_time
 from broker.scripts import Script
@@ -94,7 +94,8 @@ class EventPump:
             return
         action_ids, notes = self._calls.attribute(event)
         headers = event.headers
-        if event.name == "UserEvent":  # its sender's own headers, a Secret among them
+        if event.name == "UserEvent" or (event.name == "VarSet" and is_secret_name(headers.get("Variable") or "")):
+            # Its sender's own headers, a Secret among them, or what the record of a Setvar hides, too.
             headers = Headers(mask(headers.pairs), headers.latin1)
         awaited = event if event.name == "OriginateResponse" and action_ids else None
         followed = self._follows.attribute(event)

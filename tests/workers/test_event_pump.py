@@ -178,6 +178,17 @@ async def test_secrets_are_withheld_or_masked(make: Callable[..., Any]) -> None:
     assert (out[1].headers.get("Secret"), out[1].headers.get("Note")) == ("***", "open")
 
 
+@pytest.mark.parametrize(("variable", "shown"), [("AUTH_PASSWORD", "***"), ("pin", "***"), ("CAMPAIGN", "hush")])
+async def test_a_variable_with_a_secret_is_masked_as_in_a_setvar(
+    make: Callable[..., Any], variable: str, shown: str
+) -> None:
+    rig = await make()
+    rig.run()
+    rig.pump.offer(event("VarSet", ("Channel", "Local/1"), ("Variable", variable), ("Value", "hush")))
+    [out] = await rig.out()
+    assert (out.headers["Channel"], out.headers["Variable"], out.headers["Value"]) == ("Local/1", variable, shown)
+
+
 async def test_the_pump_has_events_of_its_own(make: Callable[..., Any]) -> None:
     rig = await make()
     rig.run()
