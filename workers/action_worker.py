@@ -405,7 +405,8 @@ def _of_read(job: Job, what: "Exchange | Unanswered") -> "Outcome | Next":
     job.repeats += is_lost
     if not is_lost or job.repeats > REPEATS:
         return outcome
-    job.written = True
+    # Said with the mark: to be asked about it would cost its place before those that have not been begun.
+    job.again = job.written = True
     return Next.AGAIN
 
 

@@ -58,7 +58,7 @@ class Job:
     begun_before: float | None = None
     """Redis forgot it, and it may have been sent since this (unix seconds by Redis' clock)."""
     again: bool = False
-    """A worker that was lost had begun it, and it may be repeated."""
+    """It had been begun, by a worker or on a session that was lost, and may be repeated."""
     written: bool = False
     """It may have reached Asterisk on a session that was lost since."""
     repeats: int = 0

@@ -202,6 +202,25 @@ async def test_a_reset_in_mid_list_is_asked_again(redis_url: str, asterisk: Simu
         assert (await desk.record("call"))["call"] == "up"
 
 
+async def test_a_list_that_is_asked_again_keeps_its_place(redis_url: str, asterisk: SimulatedAsterisk) -> None:
+    async with (
+        Cutter(asterisk.port) as cutter,
+        served_by_way_of(redis_url, asterisk, cutter.port) as desk,
+    ):
+        cutter.cut(b"Event: CoreShowChannelsComplete\r\nActionID: list\r\n", how=How.HOLE)
+        await desk.add("CoreShowChannels", "list")
+        await desk.reaches("list", state="sent")
+        await asterisk.stop()
+        await cutter.end_sessions()
+        await eventually(lambda: is_in_state(desk, "asterisk-away"))
+        await desk.add("Ping", "later")
+        await asterisk.start()
+        assert await states(desk, "list", "later") == {"list": "done", "later": "done"}
+    assert [each.action_id for each in asterisk.written if each.action_id in ("list", "later")] == [
+        "list", "list", "later",
+    ]  # fmt: skip
+
+
 @ONE_KIND
 async def test_a_list_that_was_cut_is_in_doubt_where_its_deadline_passes_while_asterisk_is_away(
     redis_url: str, asterisk: SimulatedAsterisk
