@@ -259,6 +259,15 @@ async def ami_dropped(running: Round, dice: random.Random) -> None:
     await running.world.asterisk.ask("fault", name="clear")
 
 
+async def ami_away_in_a_list(running: Round, dice: random.Random) -> None:
+    """Asterisk dies in the middle of a list, and is away for longer than some have time."""
+    asterisk = running.world.asterisk
+    await asterisk.ask("fault", name="drop_connection", action="QueueStatus", when="amid", times=0)
+    await asyncio.sleep(dice.uniform(0.05, 0.3))
+    await asterisk.ask("restart", down_s=dice.choice((0.5, 1.0, 2.5)))
+    await asterisk.ask("fault", name="clear")
+
+
 async def ami_sessions(running: Round, dice: random.Random) -> None:
     """The sessions of one kind are cut."""
     await running.world.asterisk.ask("drop", which=dice.choice(("all", "events", "actions")))
@@ -352,6 +361,7 @@ MISHAPS: Final[dict[str, Mishap]] = {
     "ami-slow": ami_slow,
     "ami-response": ami_response,
     "ami-dropped": ami_dropped,
+    "ami-away-in-a-list": ami_away_in_a_list,
     "ami-sessions": ami_sessions,
     "ami-restart": ami_restart,
 }

@@ -23,6 +23,12 @@ DUPLICATES: Final = 0.08
 MALFORMED: Final = 0.04
 URGENT_ONES: Final = 0.15
 SHORT_LIVED: Final = 0.06
+SHORT_LIVED_LISTS: Final = 0.4
+"""What has begun to be answered must have its fate, too, where its deadline passes before it is asked again."""
+
+LIFETIMES_S: Final = (0.01, 0.1, 0.5)
+LIFETIMES_OF_LISTS_S: Final = (0.5, 1.0, 2.0)
+"""Enough to have been begun; less than Asterisk may be away."""
 
 Fields = tuple[tuple[str, str], ...]
 
@@ -68,8 +74,11 @@ class Wishes:
             return self._malformed()
         action, cost, headers = dice.choice(_KINDS)(self._number, dice)
         bus = [("Bus-Producer", dice.choice(PRODUCERS)), ("Bus-Timeout", f"{TIMEOUT_S}"), ("Bus-Reply", REPLY)]
-        if dice.random() < SHORT_LIVED:
-            bus.append(("Bus-Deadline", f"+{dice.choice((0.01, 0.1, 0.5))}"))
+        share, lifetimes_s = (SHORT_LIVED, LIFETIMES_S)
+        if action == "QueueStatus":
+            share, lifetimes_s = (SHORT_LIVED_LISTS, LIFETIMES_OF_LISTS_S)
+        if dice.random() < share:
+            bus.append(("Bus-Deadline", f"+{dice.choice(lifetimes_s)}"))
         lane = URGENT if dice.random() < URGENT_ONES else ACTIONS
         wish = Wish(f"{self._prefix}-{self._number}", action, (*headers, *bus), lane, bus[0][1], cost)
         self._past.append(wish)
