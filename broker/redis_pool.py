@@ -5,7 +5,13 @@ from typing import Any, Final
 
 from redis import RedisError
 from redis.asyncio import ConnectionPool, Redis
-from redis.asyncio.connection import Connection, UnixDomainSocketConnection, parse_url
+from redis.asyncio.connection import (
+    AbstractConnection,
+    Connection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+    parse_url,
+)
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import (
     MasterNotFoundError,
@@ -15,7 +21,11 @@ from redis.asyncio.sentinel import (
     SentinelManagedSSLConnection,
 )
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    ConnectionError,  # noqa: A004
+    ResponseError,
+)
 
 from broker.errors import SettingsError
 from broker.redis_url import SentinelUrl, is_sentinel_url, masked
@@ -25,6 +35,19 @@ SENTINEL_TIMEOUT_S: Final = 1.0
 
 ALL_SENTINELS_S: Final = 3.0
 """And all of them together are given so long, less than a connection is."""
+
+
+class _LosesAlike(AbstractConnection):
+    """Loses its connection in the same words on every event loop."""
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        try:
+            await super().send_packed_command(command, check_health)
+        except RuntimeError as error:
+            # What uvloop says of a socket that was reset in the meantime, where asyncio's loop lets the next read fail.
+            if "handler is closed" not in str(error):
+                raise
+            raise ConnectionError(f"the connection was lost before the write: {error}") from error
 
 
 class PrimaryNotFound(MasterNotFoundError):
@@ -45,9 +68,9 @@ class NamedSentinels(Sentinel):
         timeout_s = min(SENTINEL_TIMEOUT_S, ALL_SENTINELS_S / len(url.addresses))
         self._options: dict[str, Any] = {
             **{name: value for name, value in options.items() if name.startswith("ssl_")},
-            "ssl": url.is_tls, "username": url.username, "password": url.password, "protocol": 2,
+            "connection_class": _made_of(SSLConnection if url.is_tls else Connection), "protocol": 2,
+            "username": url.username, "password": url.password, "client_name": options.get("client_name"),
             "retry": Retry(NoBackoff(), 0), "socket_timeout": timeout_s, "socket_connect_timeout": timeout_s,
-            "client_name": options.get("client_name"),
         }  # fmt: skip
 
     async def discover_master(self, service_name: str) -> tuple[str, int]:
@@ -77,7 +100,7 @@ class NamedSentinels(Sentinel):
         raise kind(f"no sentinel names a primary of {service_name!r}: {'; '.join(said)}")
 
     async def _ask(self, host: str, port: int, service: str) -> dict[str, Any] | None:
-        async with Redis(host=host, port=port, **self._options) as sentinel:
+        async with Redis.from_pool(ConnectionPool(host=host, port=port, **self._options)) as sentinel:
             masters: Any = await sentinel.sentinel_masters()
         state: dict[str, Any] | None = masters.get(service)
         return state
@@ -106,7 +129,7 @@ def make_pool(
         # redis-py repeats a command up to ten times by default, and so may add an action more often than anybody
         # asked, or run a script behind our back: who repeats, and when, is our decision.
         options = {**(defaults or {}), **given, **own, "retry": Retry(NoBackoff(), 0), "retry_on_timeout": False,
-                   "connection_class": base if mixin is None else type(base.__name__, (mixin, base), {})}  # fmt: skip
+                   "connection_class": _made_of(base, *([] if mixin is None else [mixin]))}  # fmt: skip
         # RESP2: the replies have one shape, whatever redis-py's default and the URL say.
         options["protocol"] = 2
         if issubclass(base, UnixDomainSocketConnection):
@@ -122,3 +145,7 @@ def make_pool(
         known = error.args[0] if str(error).startswith("Redis URL must") else "it cannot be read"
         raise SettingsError(f"the Redis URL {masked(url)} is wrong: {known}") from None
     return pool
+
+
+def _made_of(base: type, *mixins: type) -> type:
+    return type(base.__name__, (*mixins, _LosesAlike, base), {})

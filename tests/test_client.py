@@ -3,10 +3,12 @@
 import asyncio
 import gc
 import signal
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import redis
+import uvloop
 
 from broker import (
     ActionCancelled,
@@ -307,6 +309,23 @@ async def test_connections_killed_under_load_lose_no_request(
             admin.client_kill_filter(_id=client_id)
     await load
     assert finished == 200
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_connection_that_is_reset_while_idle_is_opened_again(redis_url: str, new_loop: Callable[[], Any]) -> None:
+    def reset(link: Any) -> None:
+        link._connection._writer.transport.abort()
+
+    async def ask() -> None:
+        async with FakeWorker(redis_url), Bus(redis_url) as bus:
+            pbx = bus.server("pbx1")
+            for _ in range(2):
+                assert (await pbx.request("Ping", timeout=60)).is_done
+                reset(bus._pipeline._link)
+                assert await bus.time()
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(ask())
 
 
 async def test_a_restart_of_redis_is_survived(own_redis: RedisServer) -> None:

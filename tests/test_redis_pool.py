@@ -3,9 +3,12 @@
 import asyncio
 import errno
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import pytest
+import redis
+import uvloop
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.sentinel import SentinelManagedSSLConnection
 
@@ -169,6 +172,30 @@ def test_what_did_not_reach_a_lagging_replica_is_lost_by_a_fail_over(sentinels: 
     sentinels.catch_up()
     with sentinels.replica.client() as client:
         assert sorted(client.keys()) == ["before", "new"], "a clean slate for the old primary"
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_write_to_a_connection_that_was_just_reset_is_a_connection_error(
+    redis_url: str, new_loop: Callable[[], Any]
+) -> None:
+    async def ping(connection: Any) -> None:
+        await connection.send_command("PING")
+        await connection.read_response()
+
+    async def write() -> None:
+        pool: Any = make_pool(redis_url)
+        connection = pool.make_connection()
+        await connection.connect()
+        try:
+            connection._writer.transport.abort()
+            await asyncio.sleep(0)
+            with pytest.raises(redis.ConnectionError):
+                await ping(connection)
+        finally:
+            await connection.disconnect()
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(write())
 
 
 def test_tls() -> None:

@@ -7,11 +7,7 @@ from typing import Any, Final, cast
 import hiredis
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import (
-    ConnectionError,  # noqa: A004
-    NoPermissionError,
-    ResponseError,
-)
+from redis.exceptions import NoPermissionError, ResponseError
 
 from broker.keys import Keys
 from broker.redis_pool import make_pool
@@ -22,16 +18,7 @@ REDIS_TIMEOUT_S: Final = 5.0
 
 class _Adapted(AbstractConnection):
     """Packs commands in C, as redis-py's blocking client does; its asyncio client (8.1) packs them in Python, argument
-    by argument. And loses its connection in the same words on every event loop."""
-
-    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
-        try:
-            await super().send_packed_command(command, check_health)
-        except RuntimeError as error:
-            # What uvloop says of a socket that was reset in the meantime, where asyncio's loop lets the next read fail.
-            if "handler is closed" not in str(error):
-                raise
-            raise ConnectionError(f"the connection was lost before the write: {error}") from error
+    by argument."""
 
     def pack_command(self, *args: Any) -> list[bytes]:
         name, *rest = args
