@@ -172,13 +172,13 @@ class Server(TypedCalls):
         `BusUnavailable`.
         """
         submission = self._submission(
-            action, action_id, headers, pairs, producer, deadline, answer_timeout, tag, traceparent
+            action, action_id, urgent, headers, pairs, producer, deadline, answer_timeout, tag, traceparent
         )
         self._submissions.register(submission)
         try:
             async with self._patience(submission, timeout):
                 await self._listen()
-                await self._add(submission, urgent)
+                await self._add(submission)
                 result = await with_items(await submission.settled(), self._keys, self._pipeline)
         finally:
             self._submissions.forget(submission)
@@ -210,7 +210,7 @@ class Server(TypedCalls):
         `BusUnavailable`.
         """
         submission = self._submission(
-            action, action_id, headers, pairs, producer, deadline, answer_timeout, tag, traceparent
+            action, action_id, urgent, headers, pairs, producer, deadline, answer_timeout, tag, traceparent
         )
         call = Call(self, submission, self._submissions, self._pipeline, self._dispatcher)
         self._submissions.register(submission)
@@ -218,7 +218,7 @@ class Server(TypedCalls):
             async with self._patience(submission, timeout):
                 await self._listen()
                 await call._open()
-                await self._add(submission, urgent)
+                await self._add(submission)
         except BaseException:
             call.close()
             self._submissions.forget(submission)
@@ -280,6 +280,7 @@ class Server(TypedCalls):
         self,
         action: str,
         action_id: str | None,
+        urgent: bool,
         headers: ExtraHeaders,
         pairs: Mapping[str, HeaderValue],
         producer: str | None,
@@ -303,7 +304,7 @@ class Server(TypedCalls):
         )
         for text in fields:
             _must_be_utf8(text)
-        return Submission(action_id, fields)
+        return Submission(action_id, fields, URGENT if urgent else ACTIONS)
 
     async def _listen(self) -> None:
         """Subscribe to the reply channel, once for all callers; it stays so, whatever becomes of the connection."""
@@ -319,8 +320,8 @@ class Server(TypedCalls):
         # once.
         await self._pipeline.execute("HGETALL", self._keys.action(self._reply))
 
-    async def _add(self, submission: Submission, urgent: bool) -> None:
-        lane = self._keys.lane(URGENT if urgent else ACTIONS)
+    async def _add(self, submission: Submission) -> None:
+        lane = self._keys.lane(submission.lane)
         # Repeated if its reply is lost: the ActionID makes a second entry a duplicate, which is never sent.
         entry = await self._pipeline.execute("XADD", lane, "*", *submission.fields)
         if submission.added(entry.decode()):

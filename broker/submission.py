@@ -6,9 +6,9 @@ from functools import cached_property
 from typing import Any, Final
 
 from broker.codec import Result, State
-from broker.entry import fingerprint
+from broker.entry import decode_entry, fingerprint
 from broker.errors import AmibusError, BusUnavailable, ErrorCode
-from broker.keys import Keys
+from broker.keys import ACTIONS, Keys
 from broker.link import Interrupted
 from broker.messages import decoded
 from broker.pipeline import Pipeline
@@ -27,6 +27,12 @@ MAX_EARLY: Final = 16
 
 RESULTS_PAGE: Final = 1000
 
+EXPIRY_S: Final = 30.0
+"""So long after its deadline an entry that nobody took up is given to be settled as `expired`."""
+
+_ID_IS_PAST: Final = "equal or smaller"
+"""Redis' words for an entry id that its stream has reached before."""
+
 
 class Submission:
     """One action of ours.
@@ -34,9 +40,10 @@ class Submission:
     It is settled by the result of its own entry, and by no other's that has the same ActionID.
     """
 
-    def __init__(self, action_id: str, fields: list[str]) -> None:
+    def __init__(self, action_id: str, fields: list[str], lane: str = ACTIONS) -> None:
         self.action_id = action_id
         self.fields = fields
+        self.lane = lane
         self.entry: str | None = None
         self.result: Result | None = None
         self.next_look: float = 0.0
@@ -67,6 +74,11 @@ class Submission:
         pairs = list(zip(self.fields[::2], self.fields[1::2], strict=True))
         ours = [(name, value) for name, value in pairs[1:] if not _is_envelope(name)]
         return fingerprint(self.action, ours)
+
+    @property
+    def deadline(self) -> float:
+        """When it must not be sent any more, in unix seconds by Redis' clock."""
+        return decode_entry(self.lane, self.entry or "", [text.encode() for text in self.fields]).deadline
 
     def added(self, entry: str) -> bool:
         """The XADD was answered: now it is known which results are ours. True: the record may tell more."""
@@ -99,7 +111,8 @@ class Submission:
 
     def settle(self, result: Result) -> None:
         """Take a result as ours. The latest wins: `unknown` alone is ever revised."""
-        if self.result is not None and not result.revised:
+        # Not always in so many words: an entry that was given up for lost may have been in a worker's hands.
+        if self.result is not None and self.result.state is not State.UNKNOWN and not result.revised:
             return
         self.result = result
         self._finish()
@@ -244,23 +257,46 @@ class Submissions:
         return due
 
     async def _look_at(self, due: list[Submission]) -> None:
+        doubtful = [submission for submission in due if submission.may_have_missed and submission.result is None]
+        # Before the records: an entry goes in the same step that writes its record, so what is in neither was lost.
+        queued = dict(zip(doubtful, await asyncio.gather(*map(self._is_queued, doubtful)), strict=True))
         for submission in due:
             if submission.result is not None:  # one look will do, unless the channel is lost again in the middle of it
                 submission.may_have_missed = False
         outcomes = await asyncio.gather(*(self.look(submission) for submission in due), return_exceptions=True)
+        unheard: list[Submission] = []
         for submission, outcome in zip(due, outcomes, strict=True):
             if isinstance(outcome, Interrupted):
-                submission.next_look -= NEXT_LOOK_S - FIRST_LOOK_S
-                submission.may_have_missed = True
+                self._look_again(submission)
             elif isinstance(outcome, AmibusError):
                 submission.fail(outcome)
             elif isinstance(outcome, BaseException):
                 raise outcome
+            elif submission in queued and (outcome is None or not submission.owns(outcome)):
+                unheard.append(submission)
         refused = [submission for submission in due if submission.may_have_missed and submission.result is None]
         if refused:
-            await self._look_in_results(refused)
+            knows_all = await self._look_in_results(refused)
+            lost = [submission for submission in unheard if submission.result is None and not queued[submission]]
+            # In their order: no entry can be added below another.
+            lost.sort(key=lambda submission: _order(submission.entry or ""))
+            again = [self._add_again(each, is_gone=knows_all and queued[each] is False) for each in lost]
+            await asyncio.gather(*again)
 
-    async def _look_in_results(self, missing: list[Submission]) -> None:
+    def _look_again(self, submission: Submission) -> None:
+        submission.next_look -= NEXT_LOOK_S - FIRST_LOOK_S
+        submission.may_have_missed = True
+
+    async def _is_queued(self, submission: Submission) -> bool | None:
+        """Whether its entry is in its lane; None: Redis is away, or this user may not read what is queued."""
+        entry = submission.entry or ""
+        try:
+            return bool(await self._pipeline.enqueue("XRANGE", self.keys.lane(submission.lane), entry, entry))
+        except BusUnavailable:
+            return None
+
+    async def _look_in_results(self, missing: list[Submission]) -> bool:
+        """Whether `results` could be read to its end."""
         # An entry that was refused leaves no record, or another's: if its message was lost, only `results`
         # knows.
         by_entry = {submission.entry: submission for submission in missing}
@@ -272,12 +308,53 @@ class Submissions:
                 )
             except BusUnavailable:
                 # Away, or this user may not read `results`: then the slow look at the record is all there is.
-                return
+                return False
             for _, raw in page:
                 fields = text_fields(dict(zip(raw[::2], raw[1::2], strict=True)))
                 submission = by_entry.get(fields.get("entry", ""))
                 if submission is not None and fields.get("action_id") == submission.action_id:
                     submission.settle(result_of_fields(self.keys.server, submission.action_id, fields))
             if len(page) < RESULTS_PAGE:
-                return
+                return True
             start = f"({page[-1][0].decode()}"
+
+    async def _add_again(self, submission: Submission, *, is_gone: bool) -> None:
+        """Add an entry again that Redis has forgotten: it went back in time, by a fail-over or a FLUSHALL.
+
+        Under its own id: so it keeps its time, its deadline, and its place among what a worker on another host must
+        not send. And Redis takes it only if it has forgotten the entry: it refuses an id that its stream has reached
+        before, whatever became of the entry. `is_gone`: it is in no place where it can be.
+        """
+        lane, entry = self.keys.lane(submission.lane), submission.entry or ""
+        try:
+            await self._pipeline.enqueue("XADD", lane, entry, *submission.fields)
+        except Interrupted:
+            self._look_again(submission)
+        except BusUnavailable as error:
+            if _ID_IS_PAST in str(error) and (is_gone or await self._has_expired(submission)):
+                submission.settle(self._lost(submission))
+
+    async def _has_expired(self, submission: Submission) -> bool:
+        """Whether its deadline is so long past that a worker would have said so."""
+        try:
+            seconds, _ = await self._pipeline.enqueue("TIME")
+        except BusUnavailable:
+            return False
+        return int(seconds) > submission.deadline + EXPIRY_S
+
+    def _lost(self, submission: Submission) -> Result:
+        fields = {
+            "entry": submission.entry or "",
+            "action": submission.action,
+            "producer": submission.header("Bus-Producer") or "",
+            "tag": submission.header("Bus-Tag") or "",
+            "state": State.UNKNOWN,
+            "error_code": ErrorCode.ENTRY_LOST,
+            "message": "Redis knows nothing of it any more: it has lost the entry, or forgotten how it ended",
+        }
+        return result_of_fields(self.keys.server, submission.action_id, fields)
+
+
+def _order(entry: str) -> tuple[int, int]:
+    milliseconds, _, number = entry.partition("-")
+    return int(milliseconds), int(number)

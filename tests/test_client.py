@@ -32,12 +32,14 @@ from broker import dispatcher as dispatcher_module
 from broker import event_stream as event_stream_module
 from broker import link as link_module
 from broker import pipeline as pipeline_module
+from broker import submission as submission_module
 from broker.ami import Headers
 from broker.entry import Request, fingerprint
 from broker.keys import Keys
 from broker.link import Address, translated
 from broker.messages import gap_before
 from tests.bus_side import NAME, FakeWorker, Proxy, until
+from tests.sentinel import Sentinels
 from tests.servers import RedisServer
 
 KEYS = Keys("pbx1")
@@ -277,6 +279,105 @@ async def test_a_refusal_whose_message_was_lost_is_found_in_results(
     async with asyncio.timeout(60):
         with pytest.raises(ActionRejected, match="not allowed"):
             await waiting
+
+
+@pytest.mark.usefixtures("no_looking")
+async def test_an_entry_that_redis_has_forgotten_is_added_again_as_it_was(
+    redis_url: str, pbx: Server, admin: redis.Redis
+) -> None:
+    urgent = asyncio.create_task(pbx.request("Hangup", Channel="Local/1", urgent=True))
+    waiting = []
+    for number in range(3):
+        waiting.append(asyncio.create_task(pbx.request("Originate", Channel=f"Local/{number}", deadline="+600")))
+        await until(lambda: admin.xlen(KEYS.actions) == len(waiting))
+    await until(lambda: admin.xlen(KEYS.urgent) == 1)
+    before = entries(admin, KEYS.actions), entries(admin, KEYS.urgent)
+    admin.flushall()
+    admin.client_kill_filter(_type="pubsub")
+    await until(lambda: (entries(admin, KEYS.actions), entries(admin, KEYS.urgent)) == before)
+    async with FakeWorker(redis_url) as worker, asyncio.timeout(60):
+        results = await asyncio.gather(*waiting)
+        assert (await urgent).is_done
+    assert [result.entry for result in results] == [entry for entry, _ in before[0]]
+    assert len(worker.taken) == 4
+
+
+@pytest.mark.usefixtures("no_looking")
+async def test_what_a_fail_over_lost_is_added_again(sentinels: Sentinels) -> None:
+    async with Bus(sentinels.url) as bus:
+        pbx = bus.server("pbx1")
+        await pbx.status()
+        sentinels.lag()
+        waiting = asyncio.create_task(pbx.request("Originate", Channel="Local/1"))
+        with sentinels.primary.client() as primary:
+            await until(lambda: primary.xlen(KEYS.actions) == 1)
+            before = entries(primary, KEYS.actions)
+        await asyncio.to_thread(sentinels.fail_over)
+        with sentinels.primary.client() as primary:
+            await until(lambda: primary.xlen(KEYS.actions) == 1)
+            assert entries(primary, KEYS.actions) == before
+        async with FakeWorker(sentinels.primary.url), asyncio.timeout(60):
+            assert (await waiting).is_done
+
+
+@pytest.mark.usefixtures("no_looking")
+async def test_an_entry_that_is_gone_and_cannot_be_added_again_is_unknown(pbx: Server, admin: redis.Redis) -> None:
+    waiting = asyncio.create_task(pbx.request("Originate", action_id="x1", Channel="Local/1", tag="t"))
+    await until(lambda: admin.xlen(KEYS.actions) == 1)
+    [(entry, _)] = entries(admin, KEYS.actions)
+    admin.xdel(KEYS.actions, entry)
+    admin.client_kill_filter(_type="pubsub")
+    async with asyncio.timeout(60):
+        with pytest.raises(ActionUnknown, match="Redis knows nothing of it any more") as raised:
+            await waiting
+    result = raised.value.result
+    assert (result.error_code, result.entry, result.action_id, result.tag) == ("entry-lost", entry, "x1", "t")
+    assert admin.xlen(KEYS.actions) == 0
+
+
+@pytest.mark.usefixtures("no_looking")
+async def test_the_truth_about_an_entry_that_was_lost_may_come_yet(
+    redis_url: str, pbx: Server, admin: redis.Redis
+) -> None:
+    call = await pbx.submit("Originate", Channel="Local/1", timeout=60)
+    [(entry, fields)] = entries(admin, KEYS.actions)
+    admin.xdel(KEYS.actions, entry)
+    admin.client_kill_filter(_type="pubsub")
+    assert (await call.result(timeout=60, raise_on_failure=False)).state is State.UNKNOWN
+    admin.delete(KEYS.actions)
+    admin.xadd(KEYS.actions, fields, entry)
+
+    async def is_done() -> bool:
+        return (await call.result(raise_on_failure=False)).is_done
+
+    async with FakeWorker(redis_url):
+        await until(is_done)
+
+
+async def test_an_entry_that_waits_through_interruptions_is_left_alone(
+    redis_url: str, pbx: Server, bus: Bus, admin: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+    look = submission_module.Submissions.look
+
+    async def counted(self: Any, *args: Any, **options: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        return await look(self, *args, **options)
+
+    monkeypatch.setattr(submission_module.Submissions, "look", counted)
+    monkeypatch.setattr(submission_module, "FIRST_LOOK_S", 0.01)
+    monkeypatch.setattr(submission_module, "NEXT_LOOK_S", 0.01)
+    waiting = asyncio.create_task(pbx.request("Originate", Channel="Local/1"))
+    await until(lambda: admin.xlen(KEYS.actions) == 1)
+    for _ in range(3):
+        admin.client_kill_filter(_type="pubsub")
+        seen = looks
+        await until(lambda seen=seen: looks > seen + 2)  # type: ignore[misc]
+    assert not waiting.done()
+    async with FakeWorker(redis_url) as worker:
+        assert (await waiting).is_done
+    assert len(worker.taken) == 1
 
 
 @pytest.mark.usefixtures("no_looking")
@@ -1102,6 +1203,39 @@ async def test_a_producer_with_narrow_rights_can_do_its_work(own_redis: RedisSer
                 await bus.server("pbx2").request("Ping", timeout=60)
 
 
+@pytest.mark.usefixtures("no_looking")
+async def test_a_producer_with_narrow_rights_adds_again_what_was_forgotten(own_redis: RedisServer) -> None:
+    async with Bus(as_user(own_redis, PRODUCER_RULES)) as bus:
+        waiting = asyncio.create_task(bus.server("pbx1").request("Originate", Channel="Local/1"))
+        with own_redis.client() as admin:
+            await until(lambda: admin.xlen(KEYS.actions) == 1)
+            before = entries(admin, KEYS.actions)
+            admin.flushall()
+            admin.client_kill_filter(_type="pubsub")
+            await until(lambda: entries(admin, KEYS.actions) == before)
+        async with FakeWorker(own_redis.url), asyncio.timeout(60):
+            assert (await waiting).is_done
+
+
+async def test_a_producer_that_may_not_look_for_its_entry_waits_for_its_deadline(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submission_module, "FIRST_LOOK_S", 0.01)
+    monkeypatch.setattr(submission_module, "NEXT_LOOK_S", 0.01)
+    monkeypatch.setattr(submission_module, "EXPIRY_S", 0.2)
+    async with Bus(as_user(own_redis, PRODUCER_RULES)) as bus:
+        waiting = asyncio.create_task(bus.server("pbx1").request("Originate", Channel="Local/1", deadline="+1"))
+        with own_redis.client() as admin:
+            await until(lambda: admin.xlen(KEYS.actions) == 1)
+            [(entry, _)] = entries(admin, KEYS.actions)
+            admin.xdel(KEYS.actions, entry)
+            admin.client_kill_filter(_type="pubsub")
+            with pytest.raises(ActionUnknown, match="Redis knows nothing of it any more"):
+                await waiting
+            seconds, microseconds = admin.time()
+            assert seconds + microseconds / 1e6 > int(entry.split("-")[0]) / 1000 + 1
+
+
 async def test_missing_rights_are_said_at_once(own_redis: RedisServer) -> None:
     for missing, what in (("+xadd", "XADD"), ("+hgetall", "HGETALL"), ("+subscribe", "SUBSCRIBE")):
         async with Bus(as_user(own_redis, [rule for rule in PRODUCER_RULES if rule != missing])) as bus:
@@ -1133,6 +1267,12 @@ def client_connections(admin: redis.Redis) -> list[str]:
     """The ids of the client's own connections."""
     own = str(admin.client_id())
     return [c["id"] for c in admin.client_list() if c["name"] != NAME and c["id"] != own and c["user"] != ""]
+
+
+def entries(admin: redis.Redis, stream: str) -> list[Any]:
+    """What is in a stream."""
+    found: Any = admin.xrange(stream)
+    return list(found)
 
 
 def as_user(server: RedisServer, rules: list[str]) -> str:

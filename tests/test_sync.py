@@ -226,6 +226,24 @@ def test_closing_ends_all_waiting_and_the_thread(worker: FakeWorker, redis_url: 
     assert not [thread for thread in threading.enumerate() if thread.name == "amibus client"]
 
 
+def test_what_redis_has_forgotten_is_added_again(
+    redis_url: str, pbx: Server, redis_server: RedisServer, no_looking: None
+) -> None:
+    with redis_server.client() as admin, ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(pbx.request, "Originate", Channel="Local/1")
+        until(lambda: admin.xlen(KEYS.actions) == 1)
+        before = admin.xrange(KEYS.actions)
+        admin.flushall()
+        admin.client_kill_filter(_type="pubsub")
+        until(lambda: admin.xrange(KEYS.actions) == before)
+        worker = WorkerThread(redis_url)
+        worker.start()
+        try:
+            assert waiting.result(60).is_done
+        finally:
+            worker.stop()
+
+
 def test_a_bus_that_did_nothing_has_no_thread(redis_url: str) -> None:
     bus = Bus(redis_url)
     assert not [thread for thread in threading.enumerate() if thread.name == "amibus client"]

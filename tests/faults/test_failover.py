@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from redis.exceptions import RedisError
 
+from broker.client import Bus
 from broker.codec import FINAL_STATES
+from broker.errors import ActionUnknown
 from tests.faults.redis_stage import CHANGES
 from tests.sentinel import Sentinels
 from tests.servers import RedisServer
@@ -227,6 +229,31 @@ async def test_what_another_host_finds_after_a_fail_over_that_lost_records(
         await on.met(on.is_idle)
         assert on.written("first", *queued, "call-long", "younger") == [1] * 6
         assert on.written("read-0") == [2]
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["this host", "another host"])
+async def test_what_a_client_adds_again_after_a_fail_over_is_not_written_twice(
+    sentinels: Sentinels, asterisk: SimulatedAsterisk, elsewhere: bool, tmp_path: Path
+) -> None:
+    url = sentinels.url
+    where: dict[str, Any] = {"journal_dir": str(tmp_path / "journal")} if elsewhere else {}
+    next_one = worker(url, asterisk, "two", lease_s=5.0, **where)
+    async with scene(url, asterisk) as on, worker(url, asterisk, "one", lease_s=5.0) as one, Bus(url) as bus:
+        pbx = bus.server(on.desk.keys.server)
+        await one.connected()
+        await fall_behind(sentinels)
+        asterisk.faults.hold_response("Setvar")
+        waiting = asyncio.create_task(pbx.request("Setvar", action_id="change", Variable="x", Value="1"))
+        await eventually(lambda: on.written("change") == [1])
+        [(entry, _)] = await on.desk.redis.xrange(on.desk.keys.actions)
+        await one.kill()
+        await asyncio.to_thread(sentinels.fail_over)
+        async with next_one:
+            with pytest.raises(ActionUnknown) as raised:
+                await asyncio.wait_for(waiting, DEADLINE_S)
+            assert (raised.value.code, raised.value.result.entry) == ("record-lost", entry.decode())
+            await on.met(on.is_idle)
+            assert on.written("change") == [1]
 
 
 async def test_a_call_that_ended_in_the_time_that_was_lost(sentinels: Sentinels, asterisk: SimulatedAsterisk) -> None:
