@@ -150,7 +150,6 @@ class Dispatcher:
         writer: asyncio.Task[None] | None = None
         try:
             self._online = True
-            self._failures = 0
             for channel in self._channels.values():
                 self._send(_Expected(channel=channel), "SUBSCRIBE", channel.key)
             writer = asyncio.create_task(self._write(link), name="amibus dispatcher writes")
@@ -198,7 +197,10 @@ class Dispatcher:
             expected.barrier.set_result(None)
         if expected.channel is not None:
             if isinstance(reply, redis.ResponseError):
-                self._refuse(expected.channel, translated(reply, self._address, "SUBSCRIBE"))
+                error = translated(reply, self._address, "SUBSCRIBE")
+                if isinstance(error, Interrupted):
+                    raise error  # in this session the channel would stay dead
+                self._refuse(expected.channel, error)
             else:
                 self._confirm(expected.channel)
 
@@ -214,6 +216,7 @@ class Dispatcher:
                 _log.exception("a message on %s could not be handled", key.decode())
 
     def _confirm(self, channel: _Channel) -> None:
+        self._failures = 0
         channel.live = True
         for waiter in channel.waiters:
             if not waiter.done():

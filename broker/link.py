@@ -6,6 +6,14 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Final
 
 import redis
+from redis.exceptions import (
+    AuthorizationError,
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    ReadOnlyError,
+    TryAgainError,
+)
 
 from broker.errors import BusUnavailable
 from broker.redis_pool import SentinelsRefused, make_pool
@@ -22,11 +30,15 @@ ATTEMPTS: Final = 6
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 2.0
 
-_TRANSIENT_CODES = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED")
+PASSING_ERRORS: Final = (BusyLoadingError, ReadOnlyError, MasterDownError, ClusterDownError, TryAgainError)
+"""Refusals that pass by themselves: Redis is starting or failing over. redis-py (6.2) strips their codes."""
+
+PASSING_CODES: Final = ("BUSY", "UNBLOCKED")
+"""Those that redis-py has no class for: somebody's long script, and a fail-over during `XREAD BLOCK`."""
 
 
 class Interrupted(BusUnavailable):
-    """The connection was lost, or Redis is starting or failing over: the same command may be tried again."""
+    """The connection was lost, or Redis is starting, failing over or busy: the same command may be tried again."""
 
 
 def pauses() -> Iterator[float]:
@@ -183,10 +195,10 @@ class Links:
 
 def is_transient(error: redis.RedisError | OSError) -> bool:
     """Whether the same command may succeed on a new connection."""
-    if isinstance(error, redis.AuthenticationError | redis.exceptions.AuthorizationError | SentinelsRefused):
+    if isinstance(error, redis.AuthenticationError | AuthorizationError | SentinelsRefused):
         return False
     if isinstance(error, redis.ResponseError):
-        return (getattr(error, "status_code", None) or str(error).partition(" ")[0]) in _TRANSIENT_CODES
+        return isinstance(error, PASSING_ERRORS) or str(error).partition(" ")[0] in PASSING_CODES
     return isinstance(error, redis.ConnectionError | redis.TimeoutError | OSError)
 
 

@@ -1,9 +1,10 @@
 """The asyncio client against real Redis and Valkey, with a stand-in for the worker."""
 
 import asyncio
+import contextlib
 import gc
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -36,7 +37,7 @@ from broker import submission as submission_module
 from broker.ami import Headers
 from broker.entry import Request, fingerprint
 from broker.keys import Keys
-from broker.link import Address, translated
+from broker.link import Address, is_transient, translated
 from broker.messages import gap_before
 from tests.bus_side import NAME, FakeWorker, Proxy, until
 from tests.sentinel import Sentinels
@@ -541,6 +542,63 @@ async def test_a_short_patience_while_redis_is_away(own_redis: RedisServer) -> N
         own_redis.kill()
         with pytest.raises(BusUnavailable, match=r"within 0\.2 s; repeat it with the same ActionID, x1"):
             await bus.server("pbx1").request("Ping", timeout=0.2, action_id="x1")
+
+
+async def test_what_a_long_script_holds_up_is_waited_for(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = refusals(pipeline_module, monkeypatch)
+    async with Bus(own_redis.url) as bus:
+        async with long_script(own_redis):
+            waiting = asyncio.create_task(bus.time())
+            await until(lambda: refused)
+        async with asyncio.timeout(60):
+            assert await waiting
+
+
+@pytest.mark.usefixtures("no_looking")
+async def test_a_channel_is_subscribed_again_after_a_long_script(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    links: list[link_module.Link] = []
+    open_link = link_module.Link.open
+
+    async def noted(self: link_module.Link) -> link_module.Link:
+        links.append(self)
+        return await open_link(self)
+
+    refused = refusals(dispatcher_module, monkeypatch)
+    async with FakeWorker(own_redis.url), Bus(own_redis.url) as bus:
+        pbx = bus.server("pbx1")
+        monkeypatch.setattr(link_module.Link, "open", noted)
+        assert (await pbx.request("Ping", timeout=60)).is_done
+        [of_dispatcher] = links
+        async with long_script(own_redis):
+            await of_dispatcher.close()
+            await until(lambda: refused)
+        async with asyncio.timeout(60):
+            assert (await pbx.request("Ping")).is_done
+
+
+@pytest.mark.usefixtures("no_looking")
+async def test_a_script_that_does_not_end_is_said(own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatcher_module, "ATTEMPTS", 2)
+    async with Bus(own_redis.url) as bus, long_script(own_redis):
+        with pytest.raises(BusUnavailable, match="BUSY"):
+            await bus._dispatcher.subscribe("any", bus.server("pbx1")._submissions)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        redis.exceptions.ReadOnlyError("You can't write against a read only replica."),
+        redis.exceptions.MasterDownError("Link with MASTER is down and replica-serve-stale-data is set to 'no'."),
+        redis.ResponseError("UNBLOCKED force unblock from blocking operation, instance state changed"),
+        redis.ResponseError("BUSY Redis is busy running a script."),
+    ],
+)
+def test_what_passes_is_told_whether_or_not_redis_py_keeps_the_code(error: redis.RedisError) -> None:
+    assert is_transient(error)
 
 
 async def test_a_silent_redis_is_noticed_and_waited_for(
@@ -1267,6 +1325,44 @@ def client_connections(admin: redis.Redis) -> list[str]:
     """The ids of the client's own connections."""
     own = str(admin.client_id())
     return [c["id"] for c in admin.client_list() if c["name"] != NAME and c["id"] != own and c["user"] != ""]
+
+
+def refusals(module: Any, monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
+    """What Redis has refused, as the module sees it, from now on."""
+    found: list[Exception] = []
+
+    def noted(error: Any, address: Address, what: str) -> BusUnavailable:
+        found.append(error)
+        return translated(error, address, what)
+
+    monkeypatch.setattr(module, "translated", noted)
+    return found
+
+
+@contextlib.asynccontextmanager
+async def long_script(server: RedisServer) -> AsyncIterator[None]:
+    """While it runs Redis refuses everything."""
+    with server.client() as other, server.client() as admin:
+        admin.config_set("lua-time-limit", 1)
+
+        def loop() -> None:
+            with pytest.raises(redis.ResponseError, match="killed"):
+                other.eval("while true do end", 0)
+
+        def is_busy() -> bool:
+            try:
+                admin.ping()
+            except redis.ResponseError as error:
+                return str(error).startswith("BUSY")
+            return False
+
+        running = asyncio.create_task(asyncio.to_thread(loop))
+        try:
+            await until(is_busy)
+            yield
+        finally:
+            await asyncio.to_thread(admin.script_kill)
+            await running
 
 
 def entries(admin: redis.Redis, stream: str) -> list[Any]:

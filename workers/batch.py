@@ -7,17 +7,13 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 
 from redis.exceptions import (
-    BusyLoadingError,
-    ClusterDownError,
     ConnectionError,  # noqa: A004
-    MasterDownError,
     OutOfMemoryError,
-    ReadOnlyError,
     ResponseError,
     TimeoutError,  # noqa: A004
-    TryAgainError,
 )
 
+from broker.link import PASSING_CODES, PASSING_ERRORS
 from broker.scripts import MAX_BATCH
 from workers.backoff import Backoff
 from workers.notify import notify
@@ -29,15 +25,12 @@ DEPTH: Final = 3
 Item = TypeVar("Item")
 Verdict = TypeVar("Verdict")
 
-AWAY = (
-    ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, OutOfMemoryError, ClusterDownError, MasterDownError,
-    TryAgainError, OSError,
-)  # fmt: skip
+AWAY = (ConnectionError, TimeoutError, OSError, OutOfMemoryError, *PASSING_ERRORS)
 """What passes by itself: Redis cannot be reached, is loading, failing over, or full. Scripts are safe to repeat."""
 
-PASSING = ("MISCONF ", "BUSY ", "NOREPLICAS ", "WRONGTYPE ")
-"""What passes as well, and redis-py has no class for: a full disk, somebody's long script, missing replicas, a key of
-another type in the place of ours until somebody mends it."""
+PASSING = tuple(f"{code} " for code in (*PASSING_CODES, "MISCONF", "NOREPLICAS", "WRONGTYPE"))
+"""What passes as well, and redis-py has no class for: what is brief, a full disk, missing replicas, a key of another
+type in the place of ours until somebody mends it."""
 
 
 def passes(error: Exception) -> bool:

@@ -184,6 +184,23 @@ async def test_somebodys_long_script_passes(own_redis: RedisServer) -> None:
     await admin.aclose()
 
 
+async def test_what_a_fail_over_unblocks_passes(own_redis: RedisServer) -> None:
+    admin: Any = client(own_redis.url)
+    patient: Any = Redis.from_url(own_redis.url, protocol=2, retry=Retry(NoBackoff(), 0), socket_timeout=60)
+    waiting = asyncio.create_task(patient.execute_command("XREAD", "BLOCK", 60_000, "STREAMS", "x", "$"))
+
+    async def is_blocked() -> bool:
+        return bool((await admin.info("clients"))["blocked_clients"])
+
+    await until(is_blocked)
+    await admin.execute_command("REPLICAOF", "127.0.0.1", 1)
+    with pytest.raises(ResponseError, match="UNBLOCKED") as caught:
+        await waiting
+    assert passes(caught.value)
+    await patient.aclose()
+    await admin.aclose()
+
+
 async def test_a_redis_that_comes_back_is_found(own_redis: RedisServer) -> None:
     redis = client(own_redis.url)
     own_redis.kill()
