@@ -31,6 +31,7 @@ from broker.follow import FollowedCall
 from broker.items import with_items
 from broker.keys import ACTIONS, DEFAULT_PREFIX, URGENT, Keys, servers_key
 from broker.link import Address, Links
+from broker.noise import without_noise
 from broker.pipeline import Pipeline
 from broker.record import Record, decode_record, text_fields
 from broker.submission import Submission, Submissions
@@ -174,10 +175,10 @@ class Server(TypedCalls):
         submission = self._submission(
             action, action_id, urgent, headers, pairs, producer, deadline, answer_timeout, tag, traceparent
         )
-        self._submissions.register(submission)
         try:
             async with self._patience(submission, timeout):
                 await self._listen()
+                self._submissions.register(submission)
                 await self._add(submission)
                 result = await with_items(await submission.settled(), self._keys, self._pipeline)
         finally:
@@ -213,10 +214,10 @@ class Server(TypedCalls):
             action, action_id, urgent, headers, pairs, producer, deadline, answer_timeout, tag, traceparent
         )
         call = Call(self, submission, self._submissions, self._pipeline, self._dispatcher)
-        self._submissions.register(submission)
         try:
             async with self._patience(submission, timeout):
                 await self._listen()
+                self._submissions.register(submission)
                 await call._open()
                 await self._add(submission)
         except BaseException:
@@ -308,11 +309,17 @@ class Server(TypedCalls):
 
     async def _listen(self) -> None:
         """Subscribe to the reply channel, once for all callers; it stays so, whatever becomes of the connection."""
-        if self._listening is None or (self._listening.done() and not _succeeded(self._listening)):
-            self._listening = asyncio.create_task(self._begin_to_listen(), name=f"amibus listens to {self.name}")
-        if not self._listening.done():
-            # Shielded: one impatient caller must not end what the others wait for.
-            await asyncio.shield(self._listening)
+        listening = self._listening
+        if listening is None or (listening.done() and not _succeeded(listening)):
+            listening = asyncio.create_task(self._begin_to_listen(), name=f"amibus listens to {self.name}")
+            without_noise(listening)  # all who wait for it may give up before it fails
+            self._listening = listening
+        if not listening.done():
+            # Waited for, not awaited: one impatient caller must not end what the others wait for.
+            await asyncio.wait([listening])
+        if listening.cancelled():
+            raise BusUnavailable("the bus is closed")
+        listening.result()
 
     async def _begin_to_listen(self) -> None:
         await self._dispatcher.subscribe(self._keys.reply(self._reply), self._submissions)
@@ -343,9 +350,10 @@ class Server(TypedCalls):
             raise ResultTimeout(submission.action_id, timeout_s) from None
 
     async def _close(self, error: AmibusError) -> None:
-        if self._listening is not None:
-            self._listening.cancel()
-            await asyncio.wait([self._listening])
+        listening, self._listening = self._listening, None
+        if listening is not None:
+            listening.cancel()
+            await asyncio.wait([listening])
         await self._submissions.close(error)
         for call in tuple(self._followed):
             call._following.fail(error)

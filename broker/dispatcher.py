@@ -62,9 +62,12 @@ class Dispatcher:
         self._online = False
         self._task: asyncio.Task[None] | None = None
         self._failures = 0
+        self._closed = False
 
     async def subscribe(self, name: str, listener: Listener) -> None:
         """Listen on a channel; returns when Redis has confirmed it. Raises `BusUnavailable`."""
+        if self._closed:
+            raise BusUnavailable("the bus is closed")
         key = name.encode()
         channel = self._channels.get(key)
         if channel is None:
@@ -110,7 +113,8 @@ class Dispatcher:
         return len(self._channels)
 
     async def close(self) -> None:
-        """Close the connection and forget all subscriptions."""
+        """Close the connection, forget all subscriptions, and take no more."""
+        self._closed = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])

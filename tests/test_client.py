@@ -682,6 +682,43 @@ async def test_closing_the_bus_ends_all_waiting(worker: FakeWorker, redis_url: s
     await bus.close()
 
 
+async def test_closing_the_bus_ends_a_first_request_that_is_not_heard_yet(redis_server: RedisServer) -> None:
+    async with Proxy(redis_server.port) as proxy:
+        bus = Bus(proxy.url)
+        pbx = bus.server("pbx1")
+        proxy.messages_held = True
+        waiting = [asyncio.create_task(pbx.request("Ping")), asyncio.create_task(pbx.submit("Ping"))]
+        await until(lambda: proxy.holding)
+        await bus.close()
+        for task in waiting:
+            with pytest.raises(BusUnavailable, match="closed"):
+                await task
+        assert own_tasks() == []
+
+
+async def test_a_caller_cancelled_before_it_is_heard_is_cancelled(redis_server: RedisServer) -> None:
+    async with Proxy(redis_server.port) as proxy, Bus(proxy.url) as bus:
+        proxy.messages_held = True
+        waiting = asyncio.create_task(bus.server("pbx1").request("Ping"))
+        await until(lambda: proxy.holding)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+
+@pytest.mark.parametrize("used_before", [False, True])
+async def test_a_closed_bus_begins_nothing_anew(worker: FakeWorker, redis_url: str, used_before: bool) -> None:
+    async with Bus(redis_url) as bus:
+        pbx = bus.server("pbx1")
+        if used_before:
+            await pbx.request("Ping", timeout=60)
+    for attempt in (pbx.request("Ping"), pbx.submit("Ping"), pbx.follow("u1"), bus.server("pbx2").request("Ping")):
+        with pytest.raises(BusUnavailable, match="closed"):
+            await attempt
+    assert own_tasks() == []
+    assert bus._dispatcher.subscriptions == 0
+
+
 # Calls
 
 
@@ -1325,6 +1362,11 @@ def client_connections(admin: redis.Redis) -> list[str]:
     """The ids of the client's own connections."""
     own = str(admin.client_id())
     return [c["id"] for c in admin.client_list() if c["name"] != NAME and c["id"] != own and c["user"] != ""]
+
+
+def own_tasks() -> list[str]:
+    """The names of the client's tasks."""
+    return [task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("amibus ")]
 
 
 def refusals(module: Any, monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
