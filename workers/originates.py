@@ -41,7 +41,7 @@ class Originates:
     ) -> None:  # fmt: skip
         self._redis = redis
         self._keys = settings.keys
-        self._search = EventSearch(redis, settings.keys)
+        self._search = EventSearch(redis, settings.keys, settings.record_s, clock.now)
         self._clock = clock
         self._sessions = sessions
         self._channels = channels
