@@ -93,7 +93,9 @@ class Calls:
         call = self._calls.get(action_id)
         if call is None:
             call = self._calls[action_id] = Call(action_id, channel_id)
-            self._expected[channel_id] = call
+            # Another call may have, or expect, that channel by now: then it is not this one's.
+            if channel_id not in self._legs:
+                self._expected.setdefault(channel_id, call)
         call.is_doubtful = True
         if call.truth is not None:  # seen since it was given up
             self._tell_truth(call, call.truth)

@@ -375,6 +375,19 @@ async def test_a_late_originate_response_is_the_truth_and_told_once(doubted: Cal
     assert heard.truths == [("a1", "failed", "the call failed: busy")]
 
 
+@pytest.mark.parametrize("seen", [False, True])
+async def test_the_channel_of_a_call_is_not_taken_for_that_of_an_older_one_that_had_its_id(
+    calls: Calls, seen: bool
+) -> None:
+    """What Redis has forgotten of the older one is found out beside the serving."""
+    calls.expect("a1", "u1")
+    if seen:
+        calls.attribute(newchannel("u1", "u1"))
+    calls.doubt("a0", "u1")
+    calls.see(alive("u1"))
+    assert calls.attribute(event("Newstate", Uniqueid="u1", ChannelState="6"))[0] == ["a1"]
+
+
 async def test_an_answer_is_the_truth(doubted: Calls, heard: Heard) -> None:
     doubted.attribute(event("Newstate", Uniqueid="u1", ChannelState="6"))
     doubted.attribute(hangup("u1"))
