@@ -22,7 +22,7 @@ from workers.lost_work import WORKER_LOST
 from workers.outcome import Outcome
 from workers.own_actions import is_own
 from workers.reader import Reader
-from workers.record_fields import record_fields
+from workers.record_fields import many_record_fields, record_fields
 
 SCAN_COUNT: Final = 500
 """Keys looked at in one step of a search through all records."""
@@ -85,7 +85,6 @@ class Recovery:
                 await self._take_over(request)
             if gone:
                 await self._entries_lost(lane, set(gone))
-        await self._look_for_forgotten()
 
     async def _take_over(self, request: Request) -> None:
         names = ["state", "entry", *MARK]
@@ -121,11 +120,17 @@ class Recovery:
         for entry in sorted(entries):
             await self._worker.settlement.settle([(Request(lane, entry, entry_action_id(lane, entry)), outcome, None)])
 
-    async def _look_for_forgotten(self) -> None:
+    async def look_for_forgotten(self) -> None:
         """Settle what was begun and has no entry any more, once after Redis may have gone back in time.
 
         A worker begins what it holds in memory, whether or not a Redis that went back in time still has the entry. If
         it is lost then, the pending list knows nothing of that.
+
+        To be called after `run`, and beside the serving, for there may be a million records. That is safe: what is
+        looked for can not be sent again meanwhile, since its record stands; another entry with its ActionID is a
+        duplicate by that, and another call with its ChannelId is refused by `legs`, before the search as after it. What
+        is begun meanwhile has its entry on this Redis, and is held: it is not taken for forgotten, and of it the next
+        worker hears by the pending list, so that this Redis counts as searched all the same.
         """
         known_by, keys = await until_done("what Redis is", self._lease.identify_redis), self._keys
         (searched,) = await until_done("the last search", lambda: self._redis.hmget(keys.holder, ["searched"]))
@@ -179,9 +184,18 @@ class Recovery:
         """All that was begun and is not settled."""
         prefix = self._keys.action("")
         names = ["state", *Begun._fields[1:]]
-        key: Any
-        async for key in self._redis.scan_iter(match=f"{prefix}*", count=SCAN_COUNT, _type="HASH"):
-            values: Any = await self._redis.hmget(key, names)
-            fields = [value.decode() if value else "" for value in values[1:]]
-            if values[0] in BEGUN and fields[0] in LANES:
-                yield Begun(key.decode().removeprefix(prefix), *fields)
+        async for records in self._pages(f"{prefix}*"):
+            found = await many_record_fields(self._redis, records, names)
+            for key, values in zip(records, found, strict=True):
+                fields = [value.decode() if value else "" for value in values[1:]]
+                if values[0] in BEGUN and fields[0] in LANES:
+                    yield Begun(key.decode().removeprefix(prefix), *fields)
+
+    async def _pages(self, pattern: str) -> AsyncIterator[list[bytes]]:
+        """The keys of all hashes with such names, as one step of the search after the other finds them."""
+        cursor = -1
+        while cursor:
+            answer: Any = await self._redis.scan(max(cursor, 0), match=pattern, count=SCAN_COUNT, _type="HASH")
+            cursor, records = answer
+            if records:
+                yield records

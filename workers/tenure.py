@@ -114,6 +114,7 @@ class Tenure:
         self._state = "asterisk-away"
         self._queued = 0
         self._recovered = False
+        """All that an earlier worker left is taken over or settled."""
         self._redis_known_by = ""
         self._news = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
@@ -248,10 +249,14 @@ class Tenure:
 
     async def _recover_and_work(self) -> None:
         await self._recovery.run()
-        self._recovered = True
         async with asyncio.TaskGroup() as group:
             group.create_task(self._worker.run(), name="entries")
             group.create_task(self._look_for_missed(), name="missed entries")
+            group.create_task(self._look_for_forgotten(), name="forgotten entries")
+
+    async def _look_for_forgotten(self) -> None:
+        await self._recovery.look_for_forgotten()
+        self._recovered = True
 
     # -- Asterisk comes and goes
 

@@ -1,5 +1,6 @@
 """What was in flight when a worker was lost, found by the next one. The workers here end as a crash ends them."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -14,12 +15,15 @@ from structlog.testing import capture_logs
 from broker.ami import Action, Headers, spec_of
 from broker.codec import BusEvent, Result, decode_message, event_map, pack
 from broker.keys import ACTIONS, GROUP, LANES, URGENT
+from tests.bus_side import Proxy
 from tests.desk import Desk as ScriptsDesk
-from tests.workers.worker_process import SECRET, USERS, Desk, eventually, make_settings, running_worker
+from tests.servers import RedisServer
+from tests.workers.worker_process import SECRET, USERS, Desk, eventually, make_settings, running_worker, soon
 from workers.connection import Asked, Connection
 from workers.diary import journal_directory
 from workers.journal import Journal
 from workers.recovery import Recovery
+from workers.service import serve
 from workers.settlement import Fate
 from workers.simulated import SimulatedAsterisk
 
@@ -386,6 +390,62 @@ async def test_what_was_begun_and_has_no_entry_any_more_is_told_of_once_redis_ha
     assert not asterisk.writes("a1")
 
 
+@contextlib.asynccontextmanager
+async def search_held(redis_server: RedisServer) -> AsyncIterator[Proxy]:
+    """The way to a Redis that has forgotten the entry of `a1`, which was begun, and is slow to go through its
+    records: until `release`."""
+    entry = await take_over(redis_server.url, "sending", *SETVAR, action="Setvar")
+    async with Desk(redis_server.url) as desk, Proxy(redis_server.port) as proxy:
+        await desk.redis.xack(desk.keys.actions, GROUP, entry)
+        await desk.redis.xdel(desk.keys.actions, entry)
+        proxy.held = b"SCAN"
+        yield proxy
+
+
+async def test_what_is_new_is_served_while_the_forgotten_is_looked_for(
+    redis_url: str, redis_server: RedisServer, asterisk: SimulatedAsterisk
+) -> None:
+    async with search_held(redis_server) as proxy, serving(proxy.url, asterisk, "second"), Desk(redis_url) as desk:
+        await eventually(lambda: proxy.holding)
+        await desk.add("Setvar", "a2", Variable="x", Value="1")
+        await desk.add_fields(*SETVAR)  # again, by its producer: its record still says that it is under way
+        assert (await desk.settled("a2"))["state"] == "done"
+        assert (await desk.record("a1"))["state"] == "sending"
+        proxy.release()
+        assert (await desk.settled("a1"))["error_code"] == "record-lost"
+        known_by = (await desk.redis.info("replication"))["master_replid"]
+        await eventually(lambda: is_searched(desk, known_by))
+        await eventually(desk.backlog_is_empty)
+    assert not asterisk.writes("a1")
+
+
+async def test_a_worker_that_ends_in_the_search_leaves_it_to_the_next(
+    redis_url: str, redis_server: RedisServer, asterisk: SimulatedAsterisk
+) -> None:
+    async with search_held(redis_server) as proxy, Desk(redis_url) as desk:
+        stopping = asyncio.Event()
+        worker = asyncio.create_task(serve(make_settings(proxy.url, asterisk, name="second"), stopping))
+        await eventually(lambda: proxy.holding or worker.done())
+        stopping.set()
+        await soon(worker)
+        assert await desk.redis.hget(desk.keys.holder, "searched") is None
+        async with serving(redis_url, asterisk, "third"):
+            assert (await desk.settled("a1"))["error_code"] == "record-lost"
+
+
+async def test_a_worker_is_drained_when_the_search_is_over(
+    redis_url: str, redis_server: RedisServer, asterisk: SimulatedAsterisk
+) -> None:
+    async with search_held(redis_server) as proxy, Desk(redis_url) as desk:
+        settings = make_settings(proxy.url, asterisk, name="second")
+        worker = asyncio.create_task(serve(settings, asyncio.Event(), until_drained=True))
+        await eventually(lambda: proxy.holding or worker.done())
+        await eventually(lambda: desk.is_served_by("second"))
+        proxy.release()
+        await soon(worker)
+        assert (await desk.record("a1"))["error_code"] == "record-lost"
+
+
 async def is_searched(desk: Desk, known_by: str) -> bool:
     return (await desk.redis.hget(desk.keys.holder, "searched") or b"").decode() == known_by
 
@@ -585,6 +645,25 @@ async def test_what_was_begun_and_has_no_entry_is_found(scripts: ScriptsDesk) ->
     await scripts.mark(kept, gone)
     await scripts.redis.xdel(scripts.keys.actions, gone.request.entry)
     assert await searched(scripts) == ["gone"]
+
+
+async def test_many_records_are_searched_in_few_steps(scripts: ScriptsDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = await scripts.job()
+    await scripts.mark(gone)
+    await scripts.redis.xdel(scripts.keys.actions, gone.request.entry)
+    async with scripts.redis.pipeline(transaction=False) as filling:
+        for number in range(20_000):
+            filling.hset(scripts.keys.action(f"b{number}"), "state", "done")
+        await filling.execute()
+    execute, awaited = scripts.redis.execute_command, []
+
+    async def count(*args: Any, **options: Any) -> Any:
+        awaited.append(args[0])
+        return await execute(*args, **options)
+
+    monkeypatch.setattr(scripts.redis, "execute_command", count)
+    assert await searched(scripts) == ["a1"]
+    assert len(awaited) < 200, "not one for each record"
 
 
 async def test_what_is_settled_during_the_search_was_not_forgotten(
