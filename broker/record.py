@@ -65,7 +65,8 @@ def decode_record(server: str, action_id: str, reply: Sequence[bytes]) -> Record
         result = result_of_fields(server, action_id, fields)
     if result is not None and not isinstance(result, Result):
         raise BadMessage(f"the record of {action_id} holds something else as its result")
-    return Record(server, action_id, fields, result, _request(raw.get(b"request")))
+    packed = raw.get(b"request")
+    return Record(server, action_id, fields, result, request_headers(packed) if packed else None)
 
 
 def result_of_fields(server: str, action_id: str, fields: Mapping[str, str]) -> Result:
@@ -92,6 +93,17 @@ def result_of_fields(server: str, action_id: str, fields: Mapping[str, str]) -> 
     )
 
 
+def request_headers(packed: bytes) -> Headers:
+    """The headers asked for, from a record's `request`. Raises `BadMessage`."""
+    try:
+        headers = Headers.from_map(unpack(packed))
+    except TypeError as error:
+        raise BadMessage(f"a request whose headers are none: {error}") from error
+    if not all(isinstance(text, str) for pair in headers for text in pair):
+        raise BadMessage("a request whose headers are not text")
+    return headers
+
+
 def text_fields(raw: Mapping[bytes, bytes]) -> dict[str, str]:
     """The plain fields of a hash or stream entry as text."""
     return {
@@ -106,7 +118,3 @@ def _time(text: str | None) -> float | None:
         return float(text) if text else None
     except ValueError:
         return None
-
-
-def _request(packed: bytes | None) -> Headers | None:
-    return Headers.from_map(unpack(packed)) if packed else None

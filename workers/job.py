@@ -26,6 +26,10 @@ MAX_CHANNEL_ID: Final = 149
 _MILLISECONDS: Final = re.compile(r"[0-9]{1,9}[ \t]*")
 """Asterisk reads an int: a longer number would be another one to it."""
 
+_EPOCH: Final = re.compile(rb"[1-9][0-9]{0,15}")
+_TIME: Final = re.compile(rb"[1-9][0-9]{0,10}(\.[0-9]{1,6})?")
+"""Of a mark, as `mark_sending` writes them."""
+
 _BLANKS: Final = "".join(map(chr, range(1, 33)))
 """What Asterisk skips before a value: everything up to the blank (ast_skip_blanks)."""
 
@@ -70,9 +74,15 @@ class Job:
     """The marking as `sent`, which must be out before the end is."""
 
     def was_marked(self, epoch: bytes | None, sending_at: bytes | None, worker: bytes | None) -> None:
-        """Take what its record says of the mark of a lost worker: the fields `MARK`."""
-        self.epoch, self.sending_at = int(epoch or 0), float(sending_at or 0) or None
-        self.marked_by = (worker or b"").decode()
+        """Take what its record says of the mark of a lost worker: the fields `MARK`.
+
+        Of a mark that somebody has spoilt nothing is taken: an attempt named by an epoch that is not written there to
+        the letter could never settle it.
+        """
+        self.epoch = self.sending_at = None
+        if epoch and sending_at and _EPOCH.fullmatch(epoch) and _TIME.fullmatch(sending_at):
+            self.epoch, self.sending_at = int(epoch), float(sending_at)
+        self.marked_by = (worker or b"").decode(errors="replace")
 
 
 def make_job(request: Request, server: str) -> Job:

@@ -1,6 +1,7 @@
 """The bus's calls as Redis knows them: taken over from it at the start, and told anew when it has gone back in time."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -81,7 +82,11 @@ class KnownCalls:
 
     async def _read_legs(self) -> dict[str, str]:
         raw: Any = await self._redis.hgetall(self._keys.legs)
-        return {uniqueid.decode(): action_id.decode() for uniqueid, action_id in raw.items()}
+        legs: dict[str, str] = {}
+        for uniqueid, action_id in raw.items():
+            with contextlib.suppress(UnicodeDecodeError):  # somebody else's: ours are text
+                legs[uniqueid.decode()] = action_id.decode()
+        return legs
 
     async def _read_records(self, action_ids: Iterable[str]) -> dict[str, dict[str, str]]:
         """What the record of each action says of its call, and its state; nothing of an action that has none."""
@@ -89,5 +94,6 @@ class KnownCalls:
         for action_id in action_ids:
             values = await record_fields(self._redis, self._keys, action_id, names)
             if any(values):
-                records[action_id] = {name: value.decode() for name, value in zip(names, values, strict=True) if value}
+                known = [(name, value) for name, value in zip(names, values, strict=True) if value]
+                records[action_id] = {name: value.decode(errors="replace") for name, value in known}
         return records

@@ -143,7 +143,7 @@ class Originates:
         if call == b"up" or answered_at:
             return answered_outcome()
         if call == b"ended" and cause:  # without a cause nobody saw its end
-            return ended_outcome(cause.decode())
+            return ended_outcome(cause.decode(errors="replace"))
         since = job.begun_before or job.sending_at or job.request.queued_at
         event = await until_done("events", lambda: self._search.originate_response(job.request.action_id, since))
         return None if event is None else originate_outcome(event)

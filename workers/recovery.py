@@ -1,17 +1,18 @@
 """What was in flight when a worker was lost: found in the group's pending list by the next holder of the lease."""
 
 import contextlib
-from collections.abc import AsyncIterator
-from typing import Any, Final, NamedTuple
+import re
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final, NamedTuple, Self
 
 import structlog
 from redis.asyncio import Redis
 
-from broker.ami import Headers
-from broker.codec import BadMessage, State, unpack
+from broker.codec import BadMessage, State
 from broker.entry import Request, entry_action_id, own_channel_id
 from broker.errors import ErrorCode, Refused
 from broker.keys import LANES
+from broker.record import request_headers
 from workers.action_worker import ActionWorker
 from workers.batch import until_done
 from workers.calls import Calls
@@ -27,6 +28,9 @@ from workers.record_fields import many_record_fields, record_fields
 SCAN_COUNT: Final = 500
 """Keys looked at in one step of a search through all records."""
 
+TOLD: Final = 10
+"""So many keys of unreadable records are named."""
+
 BEGUN: Final = (b"sending", b"sent")
 """The states of a record whose action is under way, or was when its worker was lost."""
 
@@ -35,6 +39,9 @@ ENTRY_FORGOTTEN: Final = Outcome(
     code=ErrorCode.RECORD_LOST,
     message="Redis went back in time and forgot its entry; then its end was forgotten, too, or its worker was lost",
 )
+
+_ENTRY: Final = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
+"""An entry's id that Redis takes: each of its numbers is surely below 2^64."""
 
 log = structlog.get_logger()
 
@@ -50,6 +57,18 @@ class Begun(NamedTuple):
     reply: str
     tag: str
     traceparent: str
+
+    @classmethod
+    def read(cls, action_id: bytes, values: Sequence[bytes | None]) -> Self:
+        """What is in the fields of a record, in the order in which they stand here. Raises `BadMessage` where it cannot
+        be told what they are of."""
+        try:
+            begun = cls(action_id.decode(), *[(value or b"").decode(errors="replace") for value in values])
+        except UnicodeDecodeError as error:
+            raise BadMessage(f"its ActionID is no text: {error}") from error
+        if begun.lane not in LANES or not _ENTRY.fullmatch(begun.entry):
+            raise BadMessage("it does not say which entry it is of")
+        return begun
 
     @property
     def request(self) -> Request:
@@ -73,6 +92,8 @@ class Recovery:
         self._worker = worker
         self._settings = settings
         self._calls = calls
+        self._unreadable: set[bytes] = set()
+        """The keys of records of which it was said that they cannot be read."""
 
     async def run(self) -> None:
         """Hand every pending entry on: what was never begun as if it were new, the rest as its kind allows."""
@@ -161,8 +182,8 @@ class Recovery:
         """The ChannelId of an Originate that was begun."""
         (packed,) = await record_fields(self._redis, self._keys, action_id, ["request"])
         asked = None
-        with contextlib.suppress(BadMessage, TypeError):  # somebody else's work: it must not end the worker
-            asked = Headers.from_map(unpack(packed or b"")).get("ChannelId")
+        with contextlib.suppress(BadMessage):  # somebody else's work: it must not end the worker
+            asked = request_headers(packed or b"").get("ChannelId")
         return asked or own_channel_id(self._settings.server, action_id)
 
     async def _forgotten(self) -> list[Begun]:
@@ -184,12 +205,26 @@ class Recovery:
         """All that was begun and is not settled."""
         prefix = self._keys.action("")
         names = ["state", *Begun._fields[1:]]
+        unreadable: set[bytes] = set()
         async for records in self._pages(f"{prefix}*"):
             found = await many_record_fields(self._redis, records, names)
             for key, values in zip(records, found, strict=True):
-                fields = [value.decode() if value else "" for value in values[1:]]
-                if values[0] in BEGUN and fields[0] in LANES:
-                    yield Begun(key.decode().removeprefix(prefix), *fields)
+                if values[0] not in BEGUN:
+                    continue
+                try:
+                    begun = Begun.read(key.removeprefix(prefix.encode()), values[1:])
+                except BadMessage:
+                    unreadable.add(key)
+                else:
+                    yield begun
+        self._tell_unreadable(unreadable)
+
+    def _tell_unreadable(self, records: set[bytes]) -> None:
+        """Once of each: somebody else wrote them, and nobody knows what to settle."""
+        if new := records - self._unreadable:
+            some = [key.decode(errors="replace") for key in sorted(new)[:TOLD]]
+            log.error("records of what was begun cannot be read", records=len(new), some=some)
+        self._unreadable |= new
 
     async def _pages(self, pattern: str) -> AsyncIterator[list[bytes]]:
         """The keys of all hashes with such names, as one step of the search after the other finds them."""

@@ -33,11 +33,11 @@ class Revision:
             record = await self.record(action_id)
             if record is None or record.state is not State.UNKNOWN:
                 return False
-        except BadMessage as error:
+            item = self._records.revision(record, outcome, at)
+        except (BadMessage, TypeError) as error:  # its result may hold what cannot be told again
             log.warning("the truth came late, and its record cannot be read", action_id=action_id, why=str(error))
             return False
         settings = self._settings
-        item = self._records.revision(record, outcome, at)
         verdicts = await self._settle(
             self._redis, 0, self._publish, settings.results_length, settings.dead_length, [item]
         )

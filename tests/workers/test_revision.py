@@ -8,7 +8,7 @@ from redis.exceptions import ResponseError
 from structlog.testing import capture_logs
 
 from broker.ami import Headers
-from broker.codec import Result, State, decode_message
+from broker.codec import Result, State, decode_message, pack, result_map
 from broker.errors import ErrorCode
 from tests.desk import DONE, Desk
 from workers.outcome import Outcome, answered_outcome, ended_outcome, originate_outcome
@@ -128,7 +128,9 @@ async def test_a_record_without_its_message_is_corrected_from_its_fields(desk: D
     assert told.error_code is None
 
 
-@pytest.mark.parametrize("foreign", ["state of another version", "result of another version", "another type"])
+@pytest.mark.parametrize(
+    "foreign", ["state of another version", "result of another version", "result that nobody can tell", "another type"]
+)
 async def test_a_record_that_is_not_ours_stops_nobody(desk: Desk, revision: Revision, foreign: str) -> None:
     await unknown(desk)
     key = desk.keys.action("a1")
@@ -137,6 +139,9 @@ async def test_a_record_that_is_not_ours_stops_nobody(desk: Desk, revision: Revi
         await desk.redis.hdel(key, "result")
     elif foreign == "result of another version":
         await desk.redis.hset(key, "result", b"\xc1")
+    elif foreign == "result that nobody can tell":
+        told = result_map(await result(desk)) | {"items": 1, "chunks": 1, "latin1": ["Name", 7]}
+        await desk.redis.hset(key, "result", pack(told))
     else:
         await desk.redis.delete(key)
         await desk.redis.rpush(key, "x")
