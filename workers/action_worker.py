@@ -82,7 +82,10 @@ class ActionWorker:
         """The tasks that have had their turn: what they hold may have been written."""
         self._last_look = asyncio.Lock()
         """Held by who waits until the lease is certain."""
-        self.intake = Intake(reader, settings.read_ahead, self.take, lambda: lease.is_valid)
+        self.intake = Intake(
+            reader, settings.read_ahead, take=self.take, settle_vanished=self.settlement.settle_vanished,
+            may_read=lambda: lease.is_valid,
+        )  # fmt: skip
 
     async def run(self) -> None:
         """Take entries and handle each in a task of its own, until cancelled. Raises what a task could not cope

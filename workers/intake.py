@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import Any, Final
 
 import structlog
@@ -25,17 +25,19 @@ log = structlog.get_logger()
 class Intake:
     """What is held of both lanes, each entry by the task that handles it, and the reading of more.
 
-    `take` gets what was read, and has to `hold` each of these entries. `may_read` says whether the lease is ours beyond
-    doubt.
+    `take` gets what was read, and has to `hold` each of these entries. `settle_vanished` gets the lane and the ids of
+    what was read and is not there any more. `may_read` says whether the lease is ours beyond doubt.
     """
 
     def __init__(
-        self, reader: Reader, read_ahead: int, take: Callable[[list[Request]], None], may_read: Callable[[], bool]
-    ) -> None:
+        self, reader: Reader, read_ahead: int, *, take: Callable[[list[Request]], None],
+        settle_vanished: Callable[[str, list[str]], Awaitable[None]], may_read: Callable[[], bool],
+    ) -> None:  # fmt: skip
         self._loop = asyncio.get_running_loop()
         self._reader = reader
         self._read_ahead = read_ahead
         self._take = take
+        self._settle_vanished = settle_vanished
         self._may_read = may_read
         self._held: dict[str, dict[str, asyncio.Task[None]]] = {lane: {} for lane in LANES}
         self._room = asyncio.Event()
@@ -94,13 +96,15 @@ class Intake:
         """Take what is pending and not held; `surely`: no read is under way."""
         held = self._held[lane]
         if len(held) < self._read_ahead:
-            requests = await self._reader.missed(lane, held, len(held) + READ_COUNT, surely=surely)
+            requests, vanished = await self._reader.missed(lane, held, len(held) + READ_COUNT, surely=surely)
             if requests:
                 if outage().is_news("missed"):
                     log.warning(
                         "entries were read and their reply was lost: taken again", lane=lane, entries=len(requests)
                     )
                 self._take(requests)
+            if vanished:
+                await self._settle_vanished(lane, vanished)
 
     async def _watched(self, work: Coroutine[Any, Any, None]) -> None:
         try:

@@ -75,7 +75,8 @@ class Reader:
         return requests
 
     async def claim_all(self, lane: str) -> tuple[list[Request], list[str]]:
-        """Take over the whole pending list of the group, whoever has it. Returns also the ids of those gone."""
+        """Take over the whole pending list of the group, whoever has it. Returns also the ids of those that have
+        vanished from their stream."""
         requests: list[Request] = []
         gone: list[str] = []
         start: Any = "0-0"
@@ -87,11 +88,15 @@ class Reader:
             requests += self._claimed(lane, entries)
             gone += [entry.decode() for entry in deleted]
             if start in (b"0-0", "0-0"):
+                _tell_vanished(lane, gone)
                 return requests, gone
 
-    async def missed(self, lane: str, held: Collection[str], most: int, *, surely: bool = False) -> list[Request]:
+    async def missed(
+        self, lane: str, held: Collection[str], most: int, *, surely: bool = False
+    ) -> tuple[list[Request], list[str]]:
         """The entries that are pending and that we do not hold: the reply to a read was lost on the way, or a worker
-        that had lost its lease read once more before it knew.
+        that had lost its lease read once more before it knew. Returns also the ids of those that have vanished from
+        their stream, which stay pending.
 
         `held` is looked at when Redis has answered. Entries newer than all that has been read may still be on their
         way: they are missed only if they are missing at the next look, too. `surely`: no read is under way.
@@ -103,11 +108,32 @@ class Reader:
         new = newer - self._suspects[lane]
         self._suspects[lane] = new
         if missing == new:
-            return []
-        entries = await self._group_command(
-            "XCLAIM", self._keys.lane(lane), GROUP, self._consumer, 0, *sorted(missing - new, key=_order)
-        )
-        return self._claimed(lane, entries or [])
+            return [], []
+        # XCLAIM would make the group forget what is in the stream no more, before anything is said of it.
+        vanished = await self._vanished(lane, sorted(missing - new, key=_order))
+        claimed = sorted(missing.difference(new, vanished), key=_order)
+        entries: Any = None
+        if claimed:
+            entries = await self._group_command("XCLAIM", self._keys.lane(lane), GROUP, self._consumer, 0, *claimed)
+        return self._claimed(lane, entries or []), vanished
+
+    async def _vanished(self, lane: str, entries: Sequence[str]) -> list[str]:
+        """Which of these are pending, and in the stream no more. What was settled a moment ago is neither."""
+        stream = self._keys.lane(lane)
+        async with self._redis.pipeline(transaction=True) as commands:
+            for entry in entries:
+                commands.execute_command("XRANGE", stream, entry, entry)
+                commands.execute_command("XPENDING", stream, GROUP, entry, entry, 1)
+            answers = await commands.execute(raise_on_error=False)
+        pairs = zip(answers[::2], answers[1::2], strict=True)
+        # A group that is gone is an error, and says nothing of them.
+        vanished = [
+            entry
+            for entry, (there, pending) in zip(entries, pairs, strict=True)
+            if there == [] and isinstance(pending, list) and pending
+        ]
+        _tell_vanished(lane, vanished)
+        return vanished
 
     def _claimed(self, lane: str, entries: list[Any]) -> list[Request]:
         present: list[RawEntry] = [entry for entry in entries if entry is not None and entry[1] is not None]
@@ -133,6 +159,15 @@ class Reader:
                 log.warning("the consumer group was gone: created again", error=str(error))
             await self.make_groups()
             return None
+
+
+def _tell_vanished(lane: str, entries: Sequence[str]) -> None:
+    if entries:
+        log.error(
+            "pending entries have vanished from their stream: XADD with MAXLEN, XTRIM or XDEL by somebody else",
+            lane=lane,
+            entries=sorted(entries),
+        )
 
 
 def _order(entry: str) -> tuple[int, int]:

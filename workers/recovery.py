@@ -9,7 +9,7 @@ import structlog
 from redis.asyncio import Redis
 
 from broker.codec import BadMessage, State
-from broker.entry import Request, entry_action_id, own_channel_id
+from broker.entry import Request, own_channel_id
 from broker.errors import ErrorCode, Refused
 from broker.keys import LANES
 from broker.record import request_headers
@@ -24,6 +24,7 @@ from workers.outcome import Outcome
 from workers.own_actions import is_own
 from workers.reader import Reader
 from workers.record_fields import many_record_fields, record_fields
+from workers.settlement import ENTRY_VANISHED
 
 SCAN_COUNT: Final = 500
 """Keys looked at in one step of a search through all records."""
@@ -125,21 +126,11 @@ class Recovery:
 
     async def _entries_lost(self, lane: str, entries: set[str]) -> None:
         """Somebody trimmed or deleted pending entries, and their ActionIDs with them: the records know these."""
-        log.error(
-            "pending entries have vanished from their stream: XADD with MAXLEN, XTRIM or XDEL by somebody else",
-            lane=lane,
-            entries=sorted(entries),
-        )
-        outcome = Outcome(
-            State.UNKNOWN,
-            code=ErrorCode.ENTRY_LOST,
-            message="its stream entry vanished: somebody trimmed or deleted it",
-        )
         for begun in [begun async for begun in self._begun_records() if begun.lane == lane and begun.entry in entries]:
             entries.discard(begun.entry)
-            await self._settle(begun, outcome)
-        for entry in sorted(entries):
-            await self._worker.settlement.settle([(Request(lane, entry, entry_action_id(lane, entry)), outcome, None)])
+            await self._settle(begun, ENTRY_VANISHED)
+        if entries:
+            await self._worker.settlement.settle_vanished(lane, sorted(entries))
 
     async def look_for_forgotten(self) -> None:
         """Settle what was begun and has no entry any more, once after Redis may have gone back in time.

@@ -8,7 +8,7 @@ import structlog
 from redis.asyncio import Redis
 
 from broker.codec import State
-from broker.entry import Request
+from broker.entry import Request, entry_action_id
 from broker.errors import ErrorCode, Refused
 from broker.scripts import Item, Script
 from workers.batch import DEPTH, Batch
@@ -25,6 +25,10 @@ log = structlog.get_logger()
 
 ANSWER_STATES: Final = frozenset((State.DONE, State.FAILED))
 """What Asterisk's whole answer makes of an action."""
+
+ENTRY_VANISHED: Final = Outcome(
+    State.UNKNOWN, code=ErrorCode.ENTRY_LOST, message="its stream entry vanished: somebody trimmed or deleted it"
+)
 
 Fate = tuple[Request, Outcome, Job | None]
 """An entry's final state; the job is missing where none could be made of it."""
@@ -85,6 +89,11 @@ class Settlement:
                 self.duplicates += 1
             if job is not None and job.channel_id and not job.is_ruled_out and outcome.state is State.UNKNOWN:
                 self._calls.doubt(request.action_id, job.channel_id)
+
+    async def settle_vanished(self, lane: str, entries: Sequence[str]) -> None:
+        """The end of pending entries that somebody trimmed or deleted, and their ActionIDs with them."""
+        requests = [Request(lane, entry, entry_action_id(lane, entry)) for entry in entries]
+        await self.settle([(request, ENTRY_VANISHED, None) for request in requests])
 
     async def _put_items(self, job: Job, outcome: Outcome) -> None:
         """Let a result that would be very large come without its items: these are put beside its record."""

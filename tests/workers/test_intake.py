@@ -14,8 +14,10 @@ from workers.reader import Reader
 class LosingReader:
     """The reply to each read of it was lost."""
 
-    async def missed(self, lane: str, _held: Collection[str], _count: int, *, surely: bool) -> list[Request]:
-        return [Request(lane, "1-0", "a1")]
+    async def missed(
+        self, lane: str, _held: Collection[str], _count: int, *, surely: bool
+    ) -> tuple[list[Request], list[str]]:
+        return [Request(lane, "1-0", "a1")], []
 
 
 async def test_replies_that_are_lost_again_and_again_are_told_once_a_second() -> None:
@@ -24,7 +26,10 @@ async def test_replies_that_are_lost_again_and_again_are_told_once_a_second() ->
     def take(requests: list[Request]) -> None:
         taken.extend(each.lane for each in requests)
 
-    intake = Intake(cast(Reader, LosingReader()), 10, take, lambda: True)
+    async def settle_vanished(_lane: str, _entries: list[str]) -> None:
+        raise AssertionError("nothing has vanished")
+
+    intake = Intake(cast(Reader, LosingReader()), 10, take=take, settle_vanished=settle_vanished, may_read=lambda: True)
     with capture_logs() as logs:
         for lane in (ACTIONS, URGENT, ACTIONS):
             await intake.take_missed(lane, surely=True)

@@ -144,15 +144,43 @@ async def test_entries_whose_reply_was_lost_are_found(reader: Reader, desk: Desk
     entries = [await desk.add("Ping", f"a{n}") for n in range(4)]
     held = {request.entry for request in await reader.read([ACTIONS], 2)}
     await reader.read([ACTIONS], 2)  # nobody hears of these two
-    assert [request.entry for request in await reader.missed(ACTIONS, held, 100)] == entries[2:]
-    assert await reader.missed(ACTIONS, set(entries), 100) == []
+    missed, vanished = await reader.missed(ACTIONS, held, 100)
+    assert ([request.entry for request in missed], vanished) == (entries[2:], [])
+    assert await reader.missed(ACTIONS, set(entries), 100) == ([], [])
+
+
+async def test_of_what_was_missed_that_which_has_vanished_is_named_and_stays_pending(
+    reader: Reader, desk: Desk
+) -> None:
+    entries = [await desk.add("Ping", f"a{n}") for n in range(3)]
+    await reader.read([ACTIONS], 10)  # nobody hears of these
+    await desk.redis.xdel(desk.keys.actions, entries[1])
+    for _ in range(2):  # until it is settled
+        missed, vanished = await reader.missed(ACTIONS, set(), 100)
+        assert ([request.entry for request in missed], vanished) == ([entries[0], entries[2]], [entries[1]])
+
+
+async def test_what_was_settled_while_it_was_looked_for_has_not_vanished(
+    reader: Reader, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = await desk.add("Ping", "a1")
+    await reader.read([ACTIONS], 10)
+    look = reader._vanished
+
+    async def settle_and_look(lane: str, entries: list[str]) -> list[str]:
+        await desk.redis.xack(desk.keys.actions, GROUP, entry)
+        await desk.redis.xdel(desk.keys.actions, entry)
+        return await look(lane, entries)
+
+    monkeypatch.setattr(reader, "_vanished", settle_and_look)
+    assert await reader.missed(ACTIONS, set(), 100) == ([], [])
 
 
 async def test_entries_of_another_consumer_are_not_missed(redis_url: str, reader: Reader, desk: Desk) -> None:
     await desk.add("Ping", "a1")
     async with reading(redis_url, "two") as other:
         await other.read([ACTIONS], 10)
-    assert await reader.missed(ACTIONS, set(), 100) == []
+    assert await reader.missed(ACTIONS, set(), 100) == ([], [])
 
 
 async def destroy_groups(desk: Desk) -> None:

@@ -313,6 +313,21 @@ async def test_entries_whose_reply_was_lost_are_taken_again(
         assert asterisk.write_counts()["a1"] == 1
 
 
+async def test_an_entry_whose_reply_was_lost_and_that_vanished_is_told_of(
+    redis_url: str, asterisk: SimulatedAsterisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tenure, "MISSED_PERIOD_S", 0.2)
+    async with running_worker(make_settings(redis_url, asterisk, name="one")), Desk(redis_url) as desk:
+        async with desk.redis.pipeline(transaction=True) as at_once:  # before the worker can read it
+            at_once.xadd(desk.keys.actions, {"Action": "Ping", "ActionID": "a1"})
+            at_once.xreadgroup(GROUP, "one", {desk.keys.actions: ">"})
+            at_once.xtrim(desk.keys.actions, maxlen=0)
+            entry = (await at_once.execute())[0].decode()
+        assert (await desk.settled(entry))["error_code"] == "entry-lost"
+        await eventually(lambda: is_drained(desk))
+        assert len(await desk.lines(desk.keys.results)) == 1
+
+
 async def flush_all(desk: Desk) -> None:
     await desk.redis.flushall()
 
