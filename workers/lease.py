@@ -90,7 +90,8 @@ class Lease:
             if epoch:
                 self.epoch_remembered = int(answer[1])
                 self.has_gone_back = self.epoch_remembered < self.epoch
-                self.epoch_before, self.redis_before = max(self.epoch, self.epoch_remembered), answer[2].decode()
+                self.epoch_before = max(self.epoch, self.epoch_remembered)
+                self.redis_before = answer[2].decode(errors="replace")
                 self.epoch = epoch
                 self._valid_until = asked_at + self._life_s * (1 - MARGIN)
                 self.started_at = self._clock.now()

@@ -108,6 +108,17 @@ async def test_a_worker_serves_whatever_the_records_hold(
     assert lines[0]["records"] == 2 * sum("state" not in garbage for garbage in left) + 1
 
 
+@pytest.mark.parametrize("garbage", [text for text in TEXTS if text])
+async def test_a_worker_serves_whatever_is_said_of_the_last_holder(
+    redis_url: str, asterisk: SimulatedAsterisk, garbage: bytes
+) -> None:
+    async with Desk(redis_url) as desk:
+        await desk.redis.hset(desk.keys.holder, mapping=dict.fromkeys(("redis", "doubts", "searched"), garbage))
+        async with running_worker(make_settings(redis_url, asterisk)):
+            await desk.add("Setvar", "good", Variable="x", Value="1")
+            assert (await desk.settled("good"))["state"] == "done"
+
+
 async def is_final(desk: Desk, action_id: str) -> bool:
     return (await desk.redis.hget(desk.keys.action(action_id), "state") or b"").decode() in FINAL_STATES
 
