@@ -33,8 +33,9 @@ LONGEST_PAUSE_S: Final = 2.0
 PASSING_ERRORS: Final = (BusyLoadingError, ReadOnlyError, MasterDownError, ClusterDownError, TryAgainError)
 """Refusals that pass by themselves: Redis is starting or failing over. redis-py (6.2) strips their codes."""
 
-PASSING_CODES: Final = ("BUSY", "UNBLOCKED")
-"""Those that redis-py has no class for: somebody's long script, and a fail-over during `XREAD BLOCK`."""
+PASSING_CODES: Final = ("BUSY", "NOREPLICAS", "UNBLOCKED")
+"""Those that redis-py has no class for: somebody's long script, a new primary whose replicas are not there yet (see
+`min-replicas-to-write`), and a fail-over during `XREAD BLOCK`."""
 
 
 class Interrupted(BusUnavailable):
@@ -205,6 +206,8 @@ def is_transient(error: redis.RedisError | OSError) -> bool:
 def translated(error: redis.RedisError | OSError, address: Address, what: str) -> BusUnavailable:
     """The error of ours for one of redis-py's."""
     if is_transient(error):
+        if isinstance(error, redis.ResponseError):
+            return Interrupted(f"Redis at {address.masked} refused {what} for now: {error}")
         return Interrupted(f"Redis at {address.masked} cannot be reached: {str(error) or 'no answer in time'}")
     if isinstance(error, SentinelsRefused):
         return BusUnavailable(f"Redis at {address.masked} cannot be found: {error}")

@@ -556,6 +556,19 @@ async def test_what_a_long_script_holds_up_is_waited_for(
             assert await waiting
 
 
+async def test_a_primary_whose_replicas_are_not_there_yet_is_waited_for(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = refusals(pipeline_module, monkeypatch)
+    async with FakeWorker(own_redis.url), Bus(own_redis.url) as bus:
+        with own_redis.client() as admin:
+            admin.config_set("min-replicas-to-write", 1)
+            waiting = asyncio.create_task(bus.server("pbx1").request("Ping", timeout=60))
+            await until(lambda: refused)
+            admin.config_set("min-replicas-to-write", 0)
+        assert (await waiting).is_done
+
+
 @pytest.mark.usefixtures("no_looking")
 async def test_a_channel_is_subscribed_again_after_a_long_script(
     own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
@@ -595,6 +608,7 @@ async def test_a_script_that_does_not_end_is_said(own_redis: RedisServer, monkey
         redis.exceptions.MasterDownError("Link with MASTER is down and replica-serve-stale-data is set to 'no'."),
         redis.ResponseError("UNBLOCKED force unblock from blocking operation, instance state changed"),
         redis.ResponseError("BUSY Redis is busy running a script."),
+        redis.ResponseError("NOREPLICAS Not enough good replicas to write."),
     ],
 )
 def test_what_passes_is_told_whether_or_not_redis_py_keeps_the_code(error: redis.RedisError) -> None:

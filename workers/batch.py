@@ -28,9 +28,9 @@ Verdict = TypeVar("Verdict")
 AWAY = (ConnectionError, TimeoutError, OSError, OutOfMemoryError, *PASSING_ERRORS)
 """What passes by itself: Redis cannot be reached, is loading, failing over, or full. Scripts are safe to repeat."""
 
-PASSING = tuple(f"{code} " for code in (*PASSING_CODES, "MISCONF", "NOREPLICAS", "WRONGTYPE"))
-"""What passes as well, and redis-py has no class for: what is brief, a full disk, missing replicas, a key of another
-type in the place of ours until somebody mends it."""
+PASSING = tuple(f"{code} " for code in (*PASSING_CODES, "MISCONF", "WRONGTYPE"))
+"""What passes as well, and redis-py has no class for: what is brief, a full disk, a key of another type in the place of
+ours until somebody mends it."""
 
 
 def passes(error: Exception) -> bool:
