@@ -18,8 +18,9 @@ from broker.errors import BusUnavailable, SettingsError
 from broker.link import Address, Interrupted, Link, pack_command
 from broker.redis_pool import make_pool
 from tests.bus_side import until
-from tests.sentinel import SERVICE, Sentinels
-from tests.servers import KINDS, free_port, need
+from tests.ports import free_port
+from tests.sentinel import SERVICE, Sentinels, SentinelServer
+from tests.servers import KINDS, need
 
 PASSWORD = "hush-of-redis"
 SENTINEL_PASSWORD = "hush-of-sentinels"
@@ -85,7 +86,7 @@ async def test_no_sentinel_at_all() -> None:
 async def test_sentinels_that_are_gone_or_say_nothing_are_passed_over(
     guarded: Sentinels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_pool, "SENTINEL_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(redis_pool, "SENTINEL_TIMEOUT_S", 4.0)
     monkeypatch.setattr(redis_pool, "ALL_SENTINELS_S", 60.0)
     silent = guarded.sentinels[0]
     url = guarded.url.replace(guarded.hosts, f"127.0.0.1:{free_port()},{guarded.hosts}")
@@ -100,7 +101,7 @@ async def test_sentinels_that_are_gone_or_say_nothing_are_passed_over(
         await link.close()
         began = loop.time()
         link = await Link(address).open()
-        assert loop.time() - began < 2, "the one that answered is asked first"
+        assert loop.time() - began < 4, "the one that answered is asked first"
         await link.close()
     finally:
         silent.process.send_signal(signal.SIGCONT)
@@ -109,8 +110,13 @@ async def test_sentinels_that_are_gone_or_say_nothing_are_passed_over(
 async def test_no_connection_to_a_sentinel_stays_open(guarded: Sentinels) -> None:
     async with Bus(guarded.url):
         for sentinel in guarded.sentinels:
-            clients = sentinel.command("CLIENT", "LIST", "TYPE", "normal")
-            assert sum("lib-name=redis-py" in str(client) for client in clients) <= 1, clients
+            # one is that which asks; a server learns a little later that its client has gone
+            await until(lambda: _connections(sentinel) <= 1)  # noqa: B023
+
+
+def _connections(sentinel: SentinelServer) -> int:
+    clients = sentinel.command("CLIENT", "LIST", "TYPE", "normal")
+    return sum("lib-name=redis-py" in str(client) for client in clients)
 
 
 @pytest.mark.parametrize("fails", [False, True])

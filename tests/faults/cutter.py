@@ -124,7 +124,9 @@ NEVER: Final = 3600.0
 
 async def _end(writer: asyncio.StreamWriter, how: How) -> None:
     await writer.drain()
-    if how is How.HOLE:
+    if how is How.CLOSE:
+        writer.close()  # right behind what was said: nothing more is to be written as an answer to that
+    elif how is How.HOLE:
         await asyncio.sleep(NEVER)
     elif how is How.RESET:
         sock: Any = writer.get_extra_info("socket")

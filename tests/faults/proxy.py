@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from broker.scripts import source
+from tests.ports import free_port
 
 CHUNK_BYTES: Final = 65_536
 CUT_PAUSE_S: Final = 0.001
@@ -51,7 +52,7 @@ class Proxy:
     """
 
     def __init__(self, upstream: int, seed: int = 0, *more: int) -> None:
-        self.ports = dict.fromkeys((upstream, *more), 0)
+        self.ports = {port: free_port() for port in (upstream, *more)}
         """Ours before each port: there may be `more` than one, and what befalls one befalls all."""
         self.upstream = upstream
         self.names: dict[bytes, bytes] = {}

@@ -411,7 +411,13 @@ async def ended_amid_an_answer(running: Round) -> None:
     await hold(running, "held")
     await put(running, setvar("held"), setvar("second"))
     await written(running, "held")
-    running.server.present.send(signal.SIGTERM)
+    first = running.server.present
+    first.send(signal.SIGTERM)
+
+    async def is_told() -> bool:
+        return any(line["event"] == "draining" for line in first.lines())
+
+    await wait_for(f"{first.name} is about to end", is_told)
     lines = running.world.slots[-1].present.lines
 
     async def is_taken() -> bool:

@@ -115,7 +115,7 @@ async def test_a_session_that_is_cut_after_any_byte(asterisk: SimulatedAsterisk,
         except (ConnectionLost, OSError):
             return "no login"
         try:
-            asked = Asked(Action("Setvar", [("Variable", "x"), ("Value", "1")], "a1"), spec_of("Setvar"), 5.0)
+            asked = Asked(Action("Setvar", [("Variable", "x"), ("Value", "1")], "a1"), spec_of("Setvar"), DEADLINE_S)
             exchange = await soon(session.request(asked))
             return "answered" if isinstance(exchange, Exchange) else ""
         except ConnectionLost as lost:
@@ -176,7 +176,7 @@ async def test_a_cut_at_each_kind_of_place(
         await setvar(desk, *IDS)
         await desk.add("CoreShowChannels", "list")
         told = await states(desk, *IDS, "list")
-        assert incision.done == 1
+        await eventually(lambda: incision.done == 1)  # an event comes by another session than the answers
         began = time.monotonic()
         await works(desk, "after")
         record_property("whole_again_s", round(time.monotonic() - began, 2))
@@ -287,6 +287,7 @@ async def test_a_secret_that_is_changed_while_it_runs(
             await desk.add("Ping", "ping")
             began = time.monotonic()
             await eventually(lambda: time.monotonic() - began > 4)
+            await eventually(lambda: [line for line in logs if line["event"] == "login refused"])
         refused = [login for login in asterisk.logins if not login.accepted]
         record_property("refused_in_4_s", len(refused))
         assert len(refused) == 1
@@ -294,8 +295,8 @@ async def test_a_secret_that_is_changed_while_it_runs(
         assert len(complaints) == 1
         assert complaints[0]["retry_s"] == sessions.REFUSED_RETRY_S == 60
         assert not [each for each in asterisk.written if each.action_id in IDS]
-        state = (await desk.heartbeat())["state"]
-        assert state == ("asterisk-away" if user == "amibus-events" else "connected")
+        state = "asterisk-away" if user == "amibus-events" else "connected"
+        await eventually(lambda: is_in_state(desk, state))
     # The minute is over, as for a worker that was started anew.
     asterisk.users[user] = right
     async with served_by_way_of(redis_url, asterisk, asterisk.port) as desk:
@@ -349,7 +350,7 @@ async def test_answers_that_are_lost_late_or_out_of_order(redis_url: str, asteri
     async with served_by_way_of(redis_url, asterisk, asterisk.port) as desk:
         faults = asterisk.faults
         faults.lose_response("v2")
-        faults.delay_response("v4", seconds=1.2)  # too late
+        faults.delay_response("v4", seconds=1.2)  # too late: it is waited for less long
         faults.delay_response("v6", seconds=0.4)  # in time
         pings = [f"p{number}" for number in range(40)]
         faults.lose_response("p7")
@@ -357,9 +358,10 @@ async def test_answers_that_are_lost_late_or_out_of_order(redis_url: str, asteri
         faults.delay_response("p13", seconds=0.3)
         async with desk.redis.pipeline(transaction=False) as pipeline:
             for each in pings:
-                pipeline.xadd(desk.keys.actions, {"Action": "Ping", "ActionID": each, "Bus-Timeout": "5"})
+                pipeline.xadd(desk.keys.actions, {"Action": "Ping", "ActionID": each, "Bus-Timeout": "60"})
             await pipeline.execute()
-        await setvar(desk, *IDS, Bus_Timeout="0.8")
+        for each in IDS:
+            await setvar(desk, each, Bus_Timeout="0.8" if each in ("v2", "v4") else "60")
         told = await states(desk, *IDS, *pings)
         assert {each for each, state in told.items() if state == "unknown"} == {"v2", "v4"}
         assert {state for each, state in told.items() if each not in ("v2", "v4")} == {"done"}
@@ -373,9 +375,10 @@ async def test_a_read_whose_answer_is_always_overtaken_is_not_asked_for_ever(
 ) -> None:
     async with served_by_way_of(redis_url, asterisk, asterisk.port) as desk:
         asterisk.faults.lose_response("lost", times=0)
-        await desk.add("Ping", "lost", Bus_Timeout="5")
+        await desk.add("Ping", "lost", Bus_Timeout="60")
         for number in range(200):
             await desk.add("Ping", f"p{number}")
+            await desk.settled(f"p{number}")  # else all may be answered before it is asked for the second time
             if (await desk.record("lost")).get("state") in FINAL_STATES:
                 break
         assert (await desk.settled("lost"))["state"] == "unknown"
@@ -392,13 +395,13 @@ async def test_a_slow_action_is_not_taken_for_a_dead_session(redis_url: str, ast
         for each in ("slow-command", "slow-list"):
             asterisk.faults.delay_response(each, seconds=slow_s)
         began = time.monotonic()
-        await desk.add("Command", "slow-command", Command="core show version", Bus_Timeout="20")
-        await desk.add("CoreShowChannels", "slow-list", Bus_Timeout="20")
+        await desk.add("Command", "slow-command", Command="core show version", Bus_Timeout="60")
+        await desk.add("CoreShowChannels", "slow-list", Bus_Timeout="60")
         await eventually(lambda: asterisk.writes("slow-command") and asterisk.writes("slow-list"))
-        asked = time.monotonic()
         await desk.add("Ping", "urgent", lane=URGENT)
         assert (await desk.settled("urgent"))["state"] == "done"
-        assert time.monotonic() - asked < slow_s / 2
+        for each in ("slow-command", "slow-list"):
+            assert (await desk.record(each))["state"] not in FINAL_STATES
         assert (await states(desk, "slow-command", "slow-list")) == {"slow-command": "done", "slow-list": "done"}
         assert time.monotonic() - began > slow_s
         assert {session.number for session in asterisk.sessions} == before, "no session was given up"
@@ -478,7 +481,8 @@ async def test_an_asterisk_that_does_not_read_is_not_taken_for_a_severed_network
     sock = session._transport.get_extra_info("socket")
     assert all(sock.getsockopt(level, option) for option, level in probes)
     asterisk.faults.freeze()
-    many = [Asked(Action("Ping", [("X", "x" * 900)] * 20, f"a{n}"), spec_of("Ping"), 30.0) for n in range(400)]
+    long = [("X", "x" * 900)] * 20
+    many = [Asked(Action("Ping", long, f"a{number}"), spec_of("Ping"), 2 * DEADLINE_S) for number in range(400)]
     answers = session.request_all(many)
     began = time.monotonic()
     await eventually(lambda: time.monotonic() - began > connection.SEVERED_S + 2)
@@ -534,8 +538,7 @@ async def test_a_snapshot_after_a_gap_names_the_channels_alive(redis_url: str, a
         await desk.originate("c1", Data="600")
         await desk.reaches("c1", state="done", call="up")
         await asterisk.drop_connections("events")
-        await eventually(lambda: gaps(desk, 2))
-        await eventually(lambda: desk.events("BusSnapshot"))
+        await eventually(lambda: snapshots(desk, 2))
         told = (await desk.events("BusSnapshot"))[-1]
         assert sorted(told.headers.get_all("Uniqueid")) == sorted(leg.uniqueid for leg in asterisk.switch.legs)
         names = [each.name for each in await desk.events("BusGap", "BusSnapshot", "BusCallEnded")]
@@ -543,5 +546,5 @@ async def test_a_snapshot_after_a_gap_names_the_channels_alive(redis_url: str, a
         assert (await desk.record("c1"))["call"] == "up"
 
 
-async def gaps(desk: Desk, count: int) -> bool:
-    return len(await desk.events("BusGap")) == count
+async def snapshots(desk: Desk, count: int) -> bool:
+    return len(await desk.events("BusSnapshot")) == count

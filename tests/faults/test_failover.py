@@ -86,7 +86,7 @@ class Scene:
 
     async def _add(self, action_id: str) -> str:
         if action_id.startswith("call"):
-            return await self.desk.originate(action_id, Data="30" if "long" in action_id else "0")
+            return await self.desk.originate(action_id, Data="600" if "long" in action_id else "0")
         if action_id.startswith("read"):
             return await self.desk.add("Ping", action_id)
         return await self.desk.add("Setvar", action_id, Variable="x", Value=action_id)
@@ -280,7 +280,7 @@ async def test_a_call_that_failed_in_the_time_that_was_lost(sentinels: Sentinels
     """What became of it Redis has forgotten, and it takes both of its legs for alive."""
     url = sentinels.url
     async with (
-        SimulatedAsterisk(users=USERS, seed=11, ring_s=1.5) as asterisk,
+        SimulatedAsterisk(users=USERS, seed=11, ring_s=600) as asterisk,
         scene(url, asterisk) as on,
         worker(url, asterisk, "one") as one,
     ):
@@ -288,6 +288,7 @@ async def test_a_call_that_failed_in_the_time_that_was_lost(sentinels: Sentinels
         await on.desk.originate("call", "congestion")
         await on.met(lambda: has_legs(on, 2))
         await fall_behind(sentinels)
+        hang_up(asterisk)
         await on.met(lambda: has_call(on, "call", "ended"))
         assert (await on.settled("call"))["states"] == {"failed": 1}
         await asyncio.to_thread(sentinels.fail_over)

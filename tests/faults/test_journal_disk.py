@@ -122,6 +122,10 @@ async def is_in_state(desk: Desk, state: str) -> bool:
     return (await desk.heartbeat()).get("state") == state
 
 
+async def beats_on(desk: Desk, before: str) -> bool:
+    return (await desk.heartbeat()).get("heartbeat_at", "") > before
+
+
 def written_of(asterisk: SimulatedAsterisk, *action_ids: str) -> list[str]:
     return [each.action_id for each in asterisk.written if each.action_id in action_ids]
 
@@ -162,9 +166,9 @@ async def test_a_disk_that_is_full_for_a_while(
         await eventually(lambda: is_in_state(desk, "paused"))
         await all_end(desk, "expired", "late-0", "late-1")
         began = time.monotonic()
-        beat = (await desk.heartbeat())["heartbeat_at"]
+        beat = await eventually(desk.heartbeat)
         await eventually(lambda: time.monotonic() - began > 2.5)
-        assert (await desk.heartbeat())["heartbeat_at"] > beat
+        await eventually(lambda: beats_on(desk, beat["heartbeat_at"]))
         assert len(worker.lines(FULL)) == 1
         assert worker.lines(FULL)[0]["level"] == "error"
         assert {each.action for each in asterisk.written[held:]} <= {"Ping"}
@@ -321,7 +325,7 @@ async def test_a_journal_that_is_deleted_under_the_worker(
     async with working(settings) as (worker, desk):
         await setvar(desk, "before")
         await all_end(desk, "done", "before")
-        asterisk.faults.delay_response("under-way", seconds=3)
+        asterisk.faults.hold_response("under-way")
         await setvar(desk, "under-way")
         await eventually(lambda: asterisk.writes("under-way"))
         (tmp_path / file_name(OWNER)).unlink()

@@ -15,7 +15,7 @@ from broker.keys import URGENT
 from tests.faults.proxy import Proxy
 from tests.faults.test_journal_disk import LimitedSize
 from tests.servers import RedisServer
-from tests.workers.worker_process import BUSY_S, USERS, Desk, WorkerProcess, eventually, make_settings
+from tests.workers.worker_process import BUSY_S, DEADLINE_S, USERS, Desk, WorkerProcess, eventually, make_settings
 from workers.config import Settings
 from workers.redis_client import REDIS_TIMEOUT_S
 from workers.simulated import SimulatedAsterisk
@@ -74,16 +74,17 @@ async def stops(worker: WorkerProcess, within_s: float, note: Note) -> float:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_what_was_sent_is_settled(redis_url: str, asterisk: SimulatedAsterisk, number: signal.Signals) -> None:
-    settings = make_settings(redis_url, asterisk, drain_s=DRAIN_S)
+    settings = make_settings(redis_url, asterisk, drain_s=DEADLINE_S)
     async with working(settings) as (worker, desk):
-        asterisk.faults.delay_response("v0", seconds=1)
-        asterisk.faults.delay_response("read", seconds=1)
-        asterisk.faults.delay_response("urgent", seconds=1)
+        for each in ("v0", "read", "urgent"):
+            asterisk.faults.hold_response(each)
         await setvar(desk, *IDS)
         await setvar(desk, "urgent", lane=URGENT)
         await desk.add("CoreShowChannels", "read")
         await eventually(lambda: {"v0", "read", "urgent"} <= asterisk.write_counts().keys())
         worker.signal(number)
+        await worker.said("draining")
+        asterisk.faults.resume()
         assert await worker.ended() == 0
         for action_id in ("v0", "read", "urgent"):
             assert (await desk.record(action_id))["state"] == "done"
@@ -136,13 +137,14 @@ async def test_redis_is_away(
     """With an answer in hand that cannot be settled. It is the next worker that says what is unknown."""
     settings = make_settings(own_redis.url, asterisk, drain_s=DRAIN_S)
     async with working(settings) as (worker, desk):
-        asterisk.faults.delay_response("v0", seconds=0.3)
+        asterisk.faults.hold_response("v0")
         await setvar(desk, *IDS)
         await eventually(lambda: asterisk.writes("v0"))
         if how == "dead":
             own_redis.kill()
         else:
             own_redis.send(signal.SIGSTOP)
+        asterisk.faults.resume()
         try:
             # Draining, the last events, and giving back the lease each have a limit of their own.
             await stops(worker, 2 * DRAIN_S + 2 * REDIS_TIMEOUT_S + 1, record_property)

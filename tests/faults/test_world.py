@@ -123,7 +123,7 @@ async def test_what_a_zombie_reads_is_not_stranded(world: World) -> None:
 async def test_a_worker_that_does_not_end_is_told_and_no_round_after_it_finds_any(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nursery, "DEADLINE_S", 5.0)
+    monkeypatch.setattr(nursery, "DEADLINE_S", 10.0)
     async with world.round(11, workers=2, hosts=2) as running:
         await running.serving()
         running.server.present.send(signal.SIGSTOP)

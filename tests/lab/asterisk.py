@@ -15,9 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.lab.configuration import Configuration, free_port
+from tests.lab.configuration import Configuration
 from tests.lab.fetch import LabUnavailable, ensure
 from tests.lab.suites import SUITES
+from tests.ports import free_port
 
 START_DEADLINE_S = 90.0
 STOP_DEADLINE_S = 30.0

@@ -6,9 +6,9 @@ import socket
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
-from random import SystemRandom
 
 from tests.lab.suites import Installation
+from tests.ports import free_port
 
 TEMPLATES = Path(__file__).parent / "conf"
 MANAGER_CONF = Path(__file__).parents[2] / "deploy" / "manager.conf"
@@ -16,22 +16,6 @@ MANAGER_CONF = Path(__file__).parents[2] / "deploy" / "manager.conf"
 PRODUCTION_USERS = {"amibus": "CHANGE-ME-amibus", "amibus-events": "CHANGE-ME-events"}
 LAB_USERS = ("limited", "observer")
 SILENCE_S = 2
-
-
-def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    """A port of 127.0.0.1 that is free now, from below the ephemeral range.
-
-    From the ephemeral range it could become the source port of somebody's connection while Asterisk is down and
-    about to start again on it; a client that knocks at a dead port of that range may even connect to itself.
-    """
-    for port in SystemRandom().sample(range(20_000, 32_000), 200):
-        with socket.socket(socket.AF_INET, kind) as candidate:
-            try:
-                candidate.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise OSError("no free port of 127.0.0.1 between 20000 and 32000")
 
 
 @dataclass(frozen=True, slots=True)

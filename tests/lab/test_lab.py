@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from tests.lab.asterisk import LabAsterisk
-from tests.lab.configuration import LAB_USERS, PRODUCTION_USERS, free_port
+from tests.lab.configuration import LAB_USERS, PRODUCTION_USERS
 from tests.lab.fetch import LabUnavailable, ensure
 from tests.lab.fixtures import FETCH_TIMEOUT_S, require_asterisk
 from tests.lab.mirror import mirror_in
 from tests.lab.session import Session, logged_in
 from tests.lab.suites import SUITES
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.timeout(FETCH_TIMEOUT_S)]
 MODULES = (
@@ -142,7 +143,7 @@ async def _originate(session: Session, extension: str, channel_id: str) -> None:
         "Originate",
         f"Channel: Local/{extension}@default",
         "Application: Wait",
-        "Data: 30",
+        "Data: 300",
         "Async: true",
         f"ChannelId: {channel_id}",
     )

@@ -11,8 +11,9 @@ from redis.exceptions import RedisError
 from broker.client import Bus, Server
 from broker.codec import State
 from broker.errors import AmibusError
+from tests.ports import free_port
 from tests.sentinel import SERVICE, Sentinels
-from tests.servers import RedisServer, free_port, need
+from tests.servers import RedisServer, need
 from tests.workers.worker_process import USERS, Desk, WorkerProcess, eventually, make_settings
 from workers.simulated import SimulatedAsterisk
 
@@ -52,7 +53,12 @@ async def test_a_fail_over(
         assert (await pbx.request("Ping", timeout=WORKING_AGAIN_S)).state is State.DONE
         heard: list[str] = []
         listening = asyncio.create_task(listen(pbx, heard))
-        await asyncio.sleep(0)
+
+        def is_heard(module: str) -> bool:
+            asterisk.tell("Reload", "system", ("Module", module))
+            return module in heard
+
+        await eventually(lambda: is_heard("before"))
         asterisk.faults.freeze()
         sending = [asyncio.create_task(pbx.request("Setvar", Variable="x", Value=each, action_id=each)) for each in ids]
         await desk.reaches("v0", state="sending")
@@ -69,8 +75,7 @@ async def test_a_fail_over(
         lines = await desk.lines(desk.keys.results)
         assert [line["action_id"] for line in lines if line["action"] == "Setvar"] == ids
         assert (await pbx.request("Ping", timeout=WORKING_AGAIN_S)).state is State.DONE
-        asterisk.tell("Reload", "system", ("Module", "after"))
-        await eventually(lambda: "after" in heard)
+        await eventually(lambda: is_heard("after"))
         listening.cancel()
         await worker.said("redis is back")  # so it says when nobody waits any more
         assert len(worker.lines("redis is away")) == len(worker.lines("redis is back")) == 1
