@@ -22,7 +22,7 @@ from workers.batch import Batch, passes, until_done
 
 
 def client(url: str) -> "Redis":
-    return Redis.from_url(url, protocol=2, retry=Retry(NoBackoff(), 0), socket_timeout=2)
+    return Redis.from_url(url, protocol=2, retry=Retry(NoBackoff(), 0), socket_timeout=30)
 
 
 class Recorder:

@@ -15,7 +15,7 @@ from workers.connection import ConnectionLost
 from workers.notes import Note
 from workers.outcome import Outcome
 
-TTL_MS = 5000
+TTL_MS = 60_000
 
 
 def event(name: str, *pairs: tuple[str, str], **headers: str) -> Event:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from broker.ami import Action, Exchange, LocalProtocolError, LoginRefused, RemoteProtocolError, Response, spec_of
-from tests.workers.worker_process import SECRET, USERS, eventually, soon
+from tests.workers.worker_process import DEADLINE_S, SECRET, USERS, eventually, soon
 from workers import connection as module
 from workers.connection import AnswerTimeout, Asked, Connection, ConnectionLost, Unanswered
 from workers.simulated import SimulatedAsterisk
@@ -36,14 +36,14 @@ async def ask(
     session: Connection,
     name: str,
     action_id: str,
-    timeout_s: float = 5.0,
+    timeout_s: float = DEADLINE_S,
     **headers: str,
 ) -> Exchange:
     exchange: Exchange = await soon(session.request(asked(name, action_id, timeout_s, **headers)))
     return exchange
 
 
-def asked(name: str, action_id: str, timeout_s: float = 5.0, **headers: str) -> Asked:
+def asked(name: str, action_id: str, timeout_s: float = DEADLINE_S, **headers: str) -> Asked:
     return Asked(Action(name, list(headers.items()), action_id), spec_of(name), timeout_s)
 
 
@@ -128,10 +128,9 @@ async def test_a_timeout_ends_the_session_and_whoever_else_waits_on_it(
 async def test_the_timeout_runs_from_when_asterisk_can_have_begun(
     session: Connection, asterisk: SimulatedAsterisk
 ) -> None:
-    asterisk.faults.delay_response("a1", seconds=1.0)
-    asterisk.faults.delay_response("a2", seconds=0.4)
-    # The second is asked for now, and begun a second later.
-    answered = await asyncio.gather(ask(session, "Ping", "a1"), ask(session, "Ping", "a2", timeout_s=0.7))
+    asterisk.faults.delay_response("a1", seconds=3.0)
+    # The second is asked for now, and begun three seconds later.
+    answered = await asyncio.gather(ask(session, "Ping", "a1"), ask(session, "Ping", "a2", timeout_s=2.5))
     assert all(exchange.answer.response is not None for exchange in answered)
 
 
@@ -178,10 +177,11 @@ async def test_an_answer_out_of_order_ends_the_one_before_it(session: Connection
 async def test_the_answer_to_a_caller_who_has_gone_is_not_the_next_ones(
     session: Connection, asterisk: SimulatedAsterisk
 ) -> None:
-    asterisk.faults.delay_response("a1", seconds=0.1)
+    asterisk.faults.hold_response("a1")
     gone = asyncio.create_task(ask(session, "Getvar", "a1", Variable="CHANNEL(x)"))
     await eventually(lambda: asterisk.writes("a1"))
     gone.cancel()
+    asterisk.faults.resume()
     asterisk.variables["y"] = "mine"
     exchange = await ask(session, "Getvar", "a2", Variable="y")
     assert exchange.answer.response is not None
@@ -289,7 +289,7 @@ async def test_what_is_written_together_is_told_as_it_comes_and_each_once(
     session: Connection, asterisk: SimulatedAsterisk
 ) -> None:
     asterisk.faults.lose_response("a3")
-    answers = session.request_all([asked("Ping", f"a{number}", 0.5) for number in range(1, 5)])
+    answers = session.request_all([asked("Ping", f"a{number}") for number in range(1, 5)])
     told: list[tuple[str, Exchange | Unanswered]] = []
     async for some in answers:
         told += some
@@ -306,7 +306,7 @@ async def test_of_what_was_written_together_the_rest_is_lost_with_the_session(
 ) -> None:
     for number in (2, 3):
         asterisk.faults.lose_response(f"a{number}")
-    answers = session.request_all([asked("Ping", f"a{number}", 0.3) for number in range(1, 4)])
+    answers = session.request_all([asked("Ping", "a1"), asked("Ping", "a2", 0.3), asked("Ping", "a3")])
     told: dict[str, Exchange | Unanswered] = {}
     async for some in answers:
         told |= dict(some)

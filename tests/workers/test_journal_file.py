@@ -266,7 +266,7 @@ def test_what_is_begun_while_the_file_is_replaced_is_not_forgotten(
 
     def slowly(do: Any, file: JournalFile) -> None:
         syncing.set()
-        assert on.wait(10)
+        assert on.wait(60)
         on.clear()
         do(file)
 
@@ -275,11 +275,11 @@ def test_what_is_begun_while_the_file_is_replaced_is_not_forgotten(
     noting = threading.Thread(target=note, args=(opened, "new"))
     noting.start()
     for number in range(3):  # the new file's sync, its directory's, the note's own: none is waited for
-        assert syncing.wait(10)
+        assert syncing.wait(60)
         syncing.clear()
         opened.begin_write(f"kept-{number}")
         on.set()
-    noting.join(10)
+    noting.join(60)
     assert not noting.is_alive()
     assert path_of(tmp_path).stat().st_size < 1500
     monkeypatch.undo()

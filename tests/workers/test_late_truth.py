@@ -7,13 +7,25 @@ import pytest
 
 from broker import ActionFailed, ActionUnknown, Bus, Call
 from broker.codec import Result
-from tests.workers.worker_process import USERS, Desk, eventually, make_settings, running_worker
+from tests.workers.worker_process import USERS, Desk, eventually, make_settings, pick_up, running_worker
 from workers.simulated import SimulatedAsterisk
+
+RING_S = 25.0
+"""Longer than any test waits: `go_on` ends it."""
+
+
+def go_on(asterisk: SimulatedAsterisk, exten: str) -> None:
+    """The phone that rings says now what its extension's name says."""
+    if exten == "100":
+        pick_up(asterisk)
+    else:
+        (call,) = asterisk.calls
+        call._refuse(exten)
 
 
 @pytest.fixture
 async def asterisk() -> AsyncIterator[SimulatedAsterisk]:
-    async with SimulatedAsterisk(users=USERS, seed=3, ring_s=1.5) as simulated:
+    async with SimulatedAsterisk(users=USERS, seed=3, ring_s=RING_S) as simulated:
         yield simulated
 
 
@@ -45,6 +57,7 @@ async def test_an_originate_response_after_its_timeout(
         await desk.originate("c1", exten, Bus_Timeout=0.5, Bus_Reply="me")
         record = await desk.settled("c1")
         assert (record["state"], record["error_code"]) == ("unknown", "timeout")
+        go_on(asterisk, exten)
         record = await desk.reaches("c1", state=state)
         assert record.get("error_code") == code
         results = await ear.results(4)
@@ -55,13 +68,14 @@ async def test_an_originate_response_after_its_timeout(
     assert asterisk.write_counts()["c1"] == 1
 
 
-async def test_the_caller_is_told(desk: Desk, bus: Bus) -> None:
+async def test_the_caller_is_told(desk: Desk, bus: Bus, asterisk: SimulatedAsterisk) -> None:
     pbx = bus.server("pbx1")
     asked = {"Channel": "Local/100@default", "Application": "Wait", "Data": "0"}
     async with await pbx.submit("Originate", action_id="c1", answer_timeout=0.5, headers=asked) as call:
         with pytest.raises(ActionUnknown) as caught:
             await call.result(timeout=60)
         assert not caught.value.result.revised
+        go_on(asterisk, "100")
         names = [event.name async for event in call.events()]
         assert names[-1] == "Hangup"
         assert "OriginateResponse" in names
@@ -73,11 +87,12 @@ async def test_the_caller_is_told(desk: Desk, bus: Bus) -> None:
     assert (again.state, again.revised) == ("done", True)
 
 
-async def test_the_caller_is_told_of_a_failure(desk: Desk, bus: Bus) -> None:
+async def test_the_caller_is_told_of_a_failure(desk: Desk, bus: Bus, asterisk: SimulatedAsterisk) -> None:
     asked = {"Channel": "Local/busy@default", "Application": "Wait", "Data": "0"}
     async with await bus.server("pbx1").submit("Originate", answer_timeout=0.5, headers=asked) as call:
         with pytest.raises(ActionUnknown):
             await call.result(timeout=60)
+        go_on(asterisk, "busy")
         async for _ in call.events():
             pass
         await eventually(lambda: is_revised(call))
@@ -95,6 +110,7 @@ async def is_revised(call: Call) -> bool:
 async def test_an_originate_whose_session_dropped_after_the_write(
     desk: Desk, asterisk: SimulatedAsterisk, moment: str, exten: str, state: str
 ) -> None:
+    asterisk.switch.ring_s = 1.5
     asterisk.faults.drop_connection("c1", when=moment)
     await desk.originate("c1", exten)
     record = await desk.settled("c1")
@@ -115,13 +131,13 @@ async def test_an_originate_that_was_never_read_is_unknown(desk: Desk, asterisk:
 async def test_the_next_worker_corrects_what_the_last_one_left_in_doubt(
     redis_url: str, asterisk: SimulatedAsterisk, exten: str, state: str
 ) -> None:
-    asterisk.switch.ring_s = 4.0
     async with Desk(redis_url) as desk:
         async with running_worker(make_settings(redis_url, asterisk, name="first")):
             await desk.originate("c1", exten, Bus_Timeout=0.5)
             assert (await desk.settled("c1"))["state"] == "unknown"
             await desk.reaches("c1", call="dialing")
         async with running_worker(make_settings(redis_url, asterisk, name="second")):
+            go_on(asterisk, exten)
             record = await desk.reaches("c1", state=state)
             assert "error" not in record or state == "failed"
             assert await results_of(desk, "c1") == [("unknown", "0"), (state, "1")]
@@ -136,7 +152,7 @@ async def test_a_truth_that_was_seen_and_never_written_is_made_good(
     asterisk.switch.ring_s = 0.0
     async with Desk(redis_url) as desk:
         async with running_worker(make_settings(redis_url, asterisk, name="first")):
-            await desk.originate("c1", Data="30")
+            await desk.originate("c1", Data="600")
             await desk.reaches("c1", state="done", call="up")
         # As if the worker had been lost between the note that the call is up and the correction.
         await desk.redis.hset(desk.keys.action("c1"), mapping={"state": "unknown", "error_code": "timeout"})

@@ -18,7 +18,17 @@ from broker.keys import ACTIONS, GROUP, LANES, URGENT
 from tests.bus_side import Proxy
 from tests.desk import Desk as ScriptsDesk
 from tests.servers import RedisServer
-from tests.workers.worker_process import SECRET, USERS, Desk, eventually, make_settings, running_worker, soon
+from tests.workers.worker_process import (
+    DEADLINE_S,
+    SECRET,
+    USERS,
+    Desk,
+    eventually,
+    make_settings,
+    pick_up,
+    running_worker,
+    soon,
+)  # fmt: skip
 from workers.connection import Asked, Connection
 from workers.diary import journal_directory
 from workers.journal import Journal
@@ -179,7 +189,7 @@ async def test_what_waited_past_its_deadline_is_expired(redis_url: str, asterisk
 
 async def test_a_call_that_was_up_is_followed_to_its_end(redis_url: str, asterisk: SimulatedAsterisk) -> None:
     async with serving(redis_url, asterisk, "first") as desk:
-        await desk.originate("c1", Data="30")
+        await desk.originate("c1", Data="600")
         await desk.reaches("c1", call="up", state="done")
         channel = (await desk.record("c1"))["channel"]
     async with serving(redis_url, asterisk, "second") as desk:
@@ -194,7 +204,7 @@ async def test_a_call_that_was_up_is_followed_to_its_end(redis_url: str, asteris
 
 async def test_a_call_that_ended_unseen_is_ended_in_its_record(redis_url: str, asterisk: SimulatedAsterisk) -> None:
     async with serving(redis_url, asterisk, "first") as desk:
-        await desk.originate("c1", Data="30")
+        await desk.originate("c1", Data="600")
         await desk.reaches("c1", call="up", state="done")
     asterisk.switch.live[0].hang_up(asterisk.switch.legs[0], 16)
     async with serving(redis_url, asterisk, "second") as desk:
@@ -207,7 +217,7 @@ async def test_a_call_that_ended_unseen_is_ended_in_its_record(redis_url: str, a
 
 async def test_a_call_that_rings_while_the_worker_is_lost(redis_url: str, asterisk: SimulatedAsterisk) -> None:
     async with serving(redis_url, asterisk, "first") as desk:
-        await desk.originate("c1", "noanswer", Timeout="20000")
+        await desk.originate("c1", "noanswer", Timeout="600000")
         await desk.reaches("c1", state="sent", call="dialing")
     async with serving(redis_url, asterisk, "second") as desk:
         asterisk.switch.live[0].hang_up(asterisk.switch.legs[0], 16)
@@ -221,11 +231,11 @@ async def test_a_call_that_rings_while_the_worker_is_lost(redis_url: str, asteri
 async def test_a_call_that_was_answered_while_nobody_watched_is_done(
     redis_url: str, asterisk: SimulatedAsterisk
 ) -> None:
-    asterisk.switch.ring_s = 1.0
+    asterisk.switch.ring_s = 25.0
     async with serving(redis_url, asterisk, "first") as desk:
-        await desk.originate("c1", Data="30")
+        await desk.originate("c1", Data="600")
         await desk.reaches("c1", state="sent", call="dialing")
-    await eventually(lambda: {leg.state for leg in asterisk.switch.legs} == {6})
+    pick_up(asterisk)
     async with serving(redis_url, asterisk, "second") as desk:
         record = await desk.settled("c1")
         assert (record["state"], record["reason"], record["call"]) == ("done", "4", "up")
@@ -358,13 +368,13 @@ async def test_a_call_that_the_journal_knows_is_not_refused_because_of_its_own_c
     redis_url: str, asterisk: SimulatedAsterisk
 ) -> None:
     async with serving(redis_url, asterisk, "first") as desk:
-        await desk.originate("call", Data="60")
+        await desk.originate("call", Data="600")
         await desk.reaches("call", state="done", call="up")
         legs = await desk.redis.hgetall(desk.keys.legs)
         await desk.redis.flushall()
         await eventually(lambda: desk.is_served_by("first"))
         await desk.redis.hset(desk.keys.legs, mapping=legs)  # as the worker itself tells it again
-        await desk.originate("call", Data="60")
+        await desk.originate("call", Data="600")
         record = await desk.settled("call")
         assert (record["state"], record.get("error_code")) != ("rejected", "duplicate-channel-id")
     assert asterisk.write_counts()["call"] == 1
@@ -459,7 +469,7 @@ async def test_a_doubt_lasts_until_a_journal_that_knows_dispels_it(
         note("", noted=False, epoch=epoch)
     async with Desk(redis_url) as desk:
         known_by = (await desk.redis.info("replication"))["master_replid"]
-        doubts = json.dumps([[6, 6, time.time() + 0.5]])
+        doubts = json.dumps([[6, 6, time.time() + 60]])
         await desk.redis.hset(desk.keys.holder, mapping={"redis": known_by, "doubts": doubts})
         await desk.redis.set(desk.keys.epoch, "7")
         await desk.add_fields(*SETVAR)
@@ -535,13 +545,14 @@ async def test_the_truth_about_a_call_whose_entry_vanished_is_told_when_it_is_se
         await desk.redis.xdel(desk.keys.actions, entry)
     headers = [("Channel", "Local/100@default"), ("Application", "Wait"), ("Data", "0"), ("Async", "true")]
     headers.append(("ChannelId", channel_id or "amibus-pbx1-a1"))
-    async with SimulatedAsterisk(users=USERS, seed=3, ring_s=3) as asterisk:
+    async with SimulatedAsterisk(users=USERS, seed=3, ring_s=25) as asterisk:
         host, port = asterisk.address.split(":")
         lost = await Connection.open("write", host, int(port), "amibus", SECRET)
-        await lost.request(Asked(Action("Originate", headers, "a1"), spec_of("Originate"), 30.0))
+        await lost.request(Asked(Action("Originate", headers, "a1"), spec_of("Originate"), DEADLINE_S))
         lost.abort("its worker is lost")
         async with serving(redis_url, asterisk, "second") as desk:
             assert (await desk.settled("a1"))["error_code"] == "entry-lost"
+            pick_up(asterisk)
             record = await desk.reaches("a1", state="done")
             assert "error_code" not in record
 

@@ -15,7 +15,7 @@ from workers.redis_check import check_redis, publish_command, server_name
 
 
 async def check(url: str) -> dict[str, Any]:
-    redis = Redis.from_url(url, protocol=2, retry=Retry(NoBackoff(), 0), socket_timeout=5)
+    redis = Redis.from_url(url, protocol=2, retry=Retry(NoBackoff(), 0), socket_timeout=30)
     try:
         async with asyncio.timeout(60):
             return await check_redis(redis, url)

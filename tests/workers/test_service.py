@@ -20,6 +20,8 @@ from broker.scripts import source
 from tests.bus_side import Proxy
 from tests.servers import RedisServer
 from tests.workers.worker_process import (
+    BUSY_S,
+    DEADLINE_S,
     EVENTS_SECRET,
     SECRET,
     USERS,
@@ -27,6 +29,7 @@ from tests.workers.worker_process import (
     WorkerProcess,
     eventually,
     make_settings,
+    pick_up,
     running_worker,
     soon,
 )
@@ -75,10 +78,11 @@ async def test_the_heartbeat(redis_url: str, asterisk: SimulatedAsterisk) -> Non
 
         async def says_so() -> dict[str, str]:
             beat = await desk.heartbeat()
-            return beat if (beat["done"], beat["failed"], beat["rejected"]) == ("1", "1", "1") else {}
+            counts = [beat.get(name) for name in ("done", "failed", "rejected", "in_flight")]
+            return beat if counts == ["1", "1", "1", "0"] else {}
 
         beat = await eventually(says_so)
-        assert (beat["worker"], beat["epoch"], beat["unknown"], beat["in_flight"]) == ("one", "1", "0", "0")
+        assert (beat["worker"], beat["epoch"], beat["unknown"]) == ("one", "1", "0")
         assert beat["asterisk"] == "22.10.1 (simulated by amibus)"
         assert float(beat["started_at"]) <= float(beat["heartbeat_at"])
         seen = await desk.redis.zscore(servers_key(), "pbx1")
@@ -164,20 +168,20 @@ async def test_what_had_to_be_dropped_is_announced_with_its_number(
             await asterisk.emit_events(3000)
         finally:
             own_redis.send(signal.SIGCONT)
-        await eventually(lambda: desk.events("BusGap"))
-        gaps = await eventually(lambda: overflows(desk))
-        published = [event for event in await desk.events() if not event.name.startswith("Bus")]
-        dropped = sum(int(gap.headers["dropped"]) for gap in gaps)
-        assert dropped > 1000
-        # FullyBooted was the first of them.
-        assert len(published) + dropped == 3001
+        # FullyBooted was the first of them; some may have come when there was room again.
+        gaps = await eventually(lambda: overflows(desk, 3001))
+        assert sum(int(gap.headers["dropped"]) for gap in gaps) > 1000
         assert has_no_gaps(await desk.events())
         assert float(gaps[0].headers["since"]) <= float(gaps[0].headers["until"])
         await eventually(lambda: snapshots_after(desk, gaps[0].seq))
 
 
-async def overflows(desk: Desk) -> list[BusEvent]:
-    return [event for event in await desk.events("BusGap") if event.headers["reason"] == "overflow"]
+async def overflows(desk: Desk, count: int) -> list[BusEvent]:
+    """What was dropped, once that and what was published are so many together."""
+    events = await desk.events()
+    published = [event for event in events if not event.name.startswith("Bus")]
+    gaps = [event for event in events if event.name == "BusGap" and event.headers["reason"] == "overflow"]
+    return gaps if len(published) + sum(int(gap.headers["dropped"]) for gap in gaps) == count else []
 
 
 async def snapshots_after(desk: Desk, seq: int) -> list[BusEvent]:
@@ -188,8 +192,8 @@ async def test_a_lost_events_session_is_a_gap_and_the_calls_that_ended_in_it_are
     redis_url: str, asterisk: SimulatedAsterisk
 ) -> None:
     async with served(redis_url, asterisk) as desk:
-        await desk.originate("c1", Data="30")
-        await desk.originate("c2", Data="30")
+        await desk.originate("c1", Data="600")
+        await desk.originate("c2", Data="600")
         await desk.reaches("c1", call="up", state="done")
         await desk.reaches("c2", call="up", state="done")
         await asterisk.drop_connections("events")
@@ -209,7 +213,7 @@ async def test_calls_are_not_taken_for_ended_where_asterisk_does_not_list_channe
     rights = ALL_CLASSES - {"system", "reporting"}
     users: dict[str, User | str] = {"amibus": User(SECRET, write=rights), "amibus-events": EVENTS_SECRET}
     async with SimulatedAsterisk(users=users) as asterisk, served(redis_url, asterisk) as desk:
-        await desk.originate("c1", Data="30")
+        await desk.originate("c1", Data="600")
         await desk.reaches("c1", call="up", state="done")
         await asterisk.drop_connections("events")
         await eventually(lambda: gaps_are(desk, 2))
@@ -224,11 +228,12 @@ async def gaps_are(desk: Desk, count: int) -> bool:
 async def test_a_restart_of_asterisk_is_survived_and_told_once(redis_url: str, asterisk: SimulatedAsterisk) -> None:
     async with served(redis_url, asterisk) as desk:
         with capture_logs() as logs:
-            restart = asyncio.create_task(asterisk.restart(down_s=0.5))
+            await asterisk.stop()
             await eventually(lambda: is_in_state(desk, "asterisk-away"))
+            await eventually(lambda: [line for line in logs if line["event"] == "asterisk is away"])
             for n in range(20):
                 await desk.add("Setvar", f"s{n}", Variable="x", Value=n)
-            await restart
+            await asterisk.start()
             for n in range(20):
                 assert (await desk.settled(f"s{n}"))["state"] == "done"
         await eventually(lambda: gaps_are(desk, 2))
@@ -366,7 +371,7 @@ async def test_it_works_again_within_two_seconds(redis_url: str, asterisk: Simul
                     await done(desk, f"{lane}-{len(took_s)}", "Setvar", lane=lane, Variable="x", Value="1")
                 took_s.append(time.monotonic() - began)
             assert len([line for line in logs if line["log_level"] == "error"]) <= 1
-        assert min(took_s) < 2.0, took_s
+        assert min(took_s) < 2.0 + BUSY_S, took_s
         assert max(asterisk.write_counts().values()) == 1
 
 
@@ -393,7 +398,7 @@ async def test_a_redis_that_stands_still_stops_no_reading_of_events(
 ) -> None:
     async with served(own_redis.url, asterisk) as desk:
         await done(desk, "a1")
-        asterisk.write_timeout_s = 0.5  # who leaves events unread for so long is cut off
+        asterisk.write_timeout_s = 10.0  # who leaves events unread for so long is cut off
         sessions = {session.number for session in asterisk.sessions}
         await desk.originate("c1", Data="0.1")
         await eventually(lambda: asterisk.writes("c1"))
@@ -442,8 +447,8 @@ async def test_a_redis_that_dies_and_comes_back_loses_and_doubles_nothing(
 
 
 async def test_a_stop_lets_what_was_begun_end_and_leaves_the_rest(redis_url: str, asterisk: SimulatedAsterisk) -> None:
-    asterisk.faults.delay_response("s0", seconds=1.0)
-    settings = make_settings(redis_url, asterisk, name="first", lease_s=20.0)
+    asterisk.faults.hold_response("s0")
+    settings = make_settings(redis_url, asterisk, name="first", lease_s=20.0, drain_s=DEADLINE_S)
     async with Desk(redis_url) as desk:
         async with WorkerProcess(settings) as worker:
             await worker.connected()
@@ -453,7 +458,10 @@ async def test_a_stop_lets_what_was_begun_end_and_leaves_the_rest(redis_url: str
                 await desk.add("Setvar", f"s{n}", Variable="x", Value=n)
             await eventually(lambda: asterisk.writes("s0"))
             await eventually(lambda: has_pending(desk, 5))
-            assert await worker.terminate() == 0
+            worker.signal(signal.SIGTERM)
+            await worker.said("draining")
+            asterisk.faults.resume()
+            assert await worker.ended() == 0
             assert "Traceback" not in worker.text
         assert (await desk.record("s0"))["state"] == "done"
         assert await desk.redis.exists(desk.keys.lease) == 0
@@ -474,7 +482,7 @@ async def has_pending(desk: Desk, count: int) -> bool:
 async def test_a_stop_in_the_middle_of_many_calls_leaves_none_in_doubt(
     redis_url: str, asterisk: SimulatedAsterisk
 ) -> None:
-    settings = make_settings(redis_url, asterisk, name="first", rate_calls=0.0)
+    settings = make_settings(redis_url, asterisk, name="first", rate_calls=0.0, drain_s=DEADLINE_S)
     async with Desk(redis_url) as desk:
         async with WorkerProcess(settings) as worker:
             await worker.connected()
@@ -504,14 +512,14 @@ async def test_a_stop_while_redis_is_away_is_no_error(own_redis: RedisServer, as
 async def test_a_stop_waits_for_no_revision_while_redis_is_away(
     own_redis: RedisServer, asterisk: SimulatedAsterisk
 ) -> None:
-    asterisk.switch.ring_s = 3.0
+    asterisk.switch.ring_s = 25.0
     settings = make_settings(own_redis.url, asterisk, name="one", drain_s=0.5)
     async with WorkerProcess(settings) as worker, Desk(own_redis.url) as desk:
         await worker.connected()
-        await desk.originate("a1", Bus_Timeout="0.3", Data="30")
+        await desk.originate("a1", Bus_Timeout="0.3", Data="600")
         await desk.reaches("a1", state="unknown", call="dialing")
         own_redis.kill()
-        await eventually(lambda: {leg.state for leg in asterisk.switch.legs} == {6})
+        pick_up(asterisk)
         await worker.said("redis is away")
         assert await worker.terminate() == 0
 
@@ -535,14 +543,14 @@ async def test_a_stop_says_how_many_events_it_leaves_and_leaves_nothing_on_disk(
 
 
 async def test_a_stop_while_a_revision_waits_for_redis(own_redis: RedisServer, asterisk: SimulatedAsterisk) -> None:
-    asterisk.switch.ring_s = 3.0
+    asterisk.switch.ring_s = 25.0
     async with WorkerProcess(make_settings(own_redis.url, asterisk, drain_s=0.3)) as worker:
         await worker.connected()
         async with Desk(own_redis.url) as desk:
-            await desk.originate("c0", Bus_Timeout=1, Data="30")
+            await desk.originate("c0", Bus_Timeout=1, Data="600")
             assert (await desk.settled("c0"))["state"] == "unknown"
         own_redis.kill()
-        await eventually(lambda: {leg.state for leg in asterisk.switch.legs} == {6})  # answered: that is the truth
+        pick_up(asterisk)  # that is the truth
         assert await worker.terminate() == 0
         assert "Traceback" not in worker.text
 
@@ -550,14 +558,13 @@ async def test_a_stop_while_a_revision_waits_for_redis(own_redis: RedisServer, a
 async def test_a_stop_is_heard_while_redis_is_not_there_yet(asterisk: SimulatedAsterisk) -> None:
     async with WorkerProcess(make_settings("redis://127.0.0.1:1/0", asterisk)) as worker:
         await worker.said("redis is away")
-        worker.signal(signal.SIGTERM)
-        assert await worker.ended(3) == 0
+        assert await worker.terminate() == 0
 
 
 @ONE_KIND
 async def test_a_stop_while_standing_by(redis_url: str, asterisk: SimulatedAsterisk) -> None:
-    async with served(redis_url, asterisk, name="first") as desk:
-        async with WorkerProcess(make_settings(redis_url, asterisk, name="second")) as standby:
+    async with served(redis_url, asterisk, name="first", lease_s=20.0) as desk:
+        async with WorkerProcess(make_settings(redis_url, asterisk, name="second", lease_s=20.0)) as standby:
             await standby.said("standing by: another worker serves this server")
             assert await standby.terminate() == 0
         await done(desk, "a1")
@@ -570,7 +577,7 @@ async def test_a_killed_worker_is_followed_by_the_standby(
 ) -> None:
     asterisk.faults.lose_response("s0")
     first, second = (
-        WorkerProcess(make_settings(redis_url, asterisk, name=name, lease_s=1.5)) for name in ("first", "second")
+        WorkerProcess(make_settings(redis_url, asterisk, name=name, lease_s=5.0)) for name in ("first", "second")
     )
     async with Desk(redis_url) as desk, first:
         await first.connected()
@@ -688,8 +695,7 @@ async def test_it_does_not_end_before_asterisk_is_there(redis_url: str) -> None:
     await asterisk.stop()
     async with Desk(redis_url) as desk:
         worker = draining(redis_url, asterisk)
-        await eventually(lambda: desk.heartbeat())
-        started = (await desk.heartbeat())["heartbeat_at"]
+        started = (await eventually(desk.heartbeat))["heartbeat_at"]
         await eventually(lambda: beats_after(desk, float(started) + 0.5))
         assert not worker.done(), "nothing is queued, and nobody knows whether Asterisk would take it"
         await desk.add("Ping", "a1")
@@ -706,9 +712,9 @@ async def beats_after(desk: Desk, moment: float) -> bool:
 async def test_as_a_standby_it_waits_for_the_lease_first(
     redis_url: str, asterisk: SimulatedAsterisk, tmp_path: Path
 ) -> None:
-    async with served(redis_url, asterisk, name="first") as desk:
+    async with served(redis_url, asterisk, name="first", lease_s=4.0) as desk:
         with capture_logs() as logs:
-            second = draining(redis_url, asterisk, name="second", journal_dir=str(tmp_path / "second"))
+            second = draining(redis_url, asterisk, name="second", lease_s=4.0, journal_dir=str(tmp_path / "second"))
             await eventually(lambda: [line for line in logs if line["event"].startswith("standing by")])
             await done(desk, "a1")
             assert not second.done()

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from broker.ami import Action, Event, spec_of
 from broker.errors import SettingsError
-from tests.workers.worker_process import EVENTS_SECRET, SECRET, USERS, eventually, make_settings, soon
+from tests.workers.worker_process import DEADLINE_S, EVENTS_SECRET, SECRET, USERS, eventually, make_settings, soon
 from workers import sessions as module
 from workers.config import Settings
 from workers.connection import AnswerTimeout, Asked, ConnectionLost
@@ -54,7 +54,7 @@ async def kept(asterisk: SimulatedAsterisk, **settings: str) -> AsyncIterator[St
         await eventually(lambda: not asterisk.sessions)
 
 
-async def ask(story: Story, role: str, name: str, action_id: str, timeout_s: float = 5.0) -> None:
+async def ask(story: Story, role: str, name: str, action_id: str, timeout_s: float = DEADLINE_S) -> None:
     await soon(story.sessions.request(role, Asked(Action(name, [], action_id), spec_of(name), timeout_s)))
 
 
@@ -211,7 +211,9 @@ async def test_a_restart_of_asterisk_is_told_once(asterisk: SimulatedAsterisk) -
     with capture_logs() as logs:
         async with kept(asterisk) as story:
             await eventually(story.is_ready)
-            await asterisk.restart(down_s=0.7)
+            await asterisk.stop()
+            await eventually(lambda: [line for line in logs if line["event"] == "asterisk is away"])
+            await asterisk.start()
             await eventually(lambda: story.is_ready(2))
             assert [event.name for event in story.events] == ["FullyBooted", "FullyBooted"]
     told = [line["event"] for line in logs]
@@ -234,8 +236,9 @@ async def test_an_asterisk_that_is_not_there_yet(asterisk: SimulatedAsterisk) ->
 async def test_actions_under_way_are_counted(asterisk: SimulatedAsterisk) -> None:
     async with kept(asterisk) as story:
         await eventually(story.is_ready)
-        asterisk.faults.delay_response("a1", seconds=0.2)
+        asterisk.faults.hold_response("a1")
         asked = asyncio.create_task(ask(story, "write", "Ping", "a1"))
         await eventually(lambda: story.sessions.in_flight == 1)
+        asterisk.faults.resume()
         await asked
         assert story.sessions.in_flight == 0

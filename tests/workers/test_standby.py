@@ -31,7 +31,7 @@ async def holder_is_known(desk: Desk) -> bool:
 
 
 async def test_it_refuses_to_start(redis_url: str, asterisk: SimulatedAsterisk, other: SimulatedAsterisk) -> None:
-    async with running_worker(make_settings(redis_url, asterisk, name="first")), Desk(redis_url) as desk:
+    async with running_worker(make_settings(redis_url, asterisk, name="first", lease_s=20.0)), Desk(redis_url) as desk:
         await eventually(lambda: holder_is_known(desk))
         with pytest.raises(SettingsError) as caught:
             await soon(serve(make_settings(redis_url, other, name="second"), asyncio.Event()))
