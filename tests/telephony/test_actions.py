@@ -15,7 +15,7 @@ from tests.bus_side import FakeWorker
 Pairs = list[tuple[str, str]]
 Asked = Callable[[Server], Awaitable[object]]
 
-WAIT: Options = {"timeout": 10.0}
+WAIT: Options = {"timeout": 60.0}
 PLACED = {"Channel": "PJSIP/100", "Exten": "200", "Context": "default", "Priority": "1"}
 RECORDING = Recording("PJSIP/1-1", "a.wav", "0x7f")
 
@@ -384,8 +384,8 @@ async def test_whether_there_is_an_extension(pbx: Server, worker: FakeWorker, va
         await worker.settle(request, response=Headers([("Response", "Success"), ("Value", value)]))
 
     worker.on("Getvar", getvar)
-    assert await pbx.has_extension("200", "in", "start", channel="c", timeout=10) is found
-    assert await pbx.has_extension("2,0", timeout=10) is None
+    assert await pbx.has_extension("200", "in", "start", channel="c", timeout=60) is found
+    assert await pbx.has_extension("2,0", timeout=60) is None
     assert _written(worker) == [("Getvar", [("Variable", asked), ("Channel", "c")])]
 
 
