@@ -16,7 +16,7 @@ from tests.lab.session import logged_in
 from tests.live.calls import answered, is_idle, is_settled_and_over, placed
 from tests.live.campaign import HUNG_UP, Campaign, broken_numbers, tally
 from tests.live.crew import crew, other_host
-from tests.live.harness import LEASE_S, Site, Worker, eventually
+from tests.live.harness import Site, Worker, eventually
 from tests.live.observer import observing, recording
 from tests.live.producer import Producer, new_id
 
@@ -114,6 +114,9 @@ TAKEOVER_DEADLINE_S = 60.0
 LONG_LEASE_S = 120.0
 """Whoever serves well before its end did not wait for it."""
 
+HELD_LEASE_S = "6"
+"""Nobody loses it because the machine is busy, and it can be waited for."""
+
 RINGING = ("Application", "Wait", "Data", "300")
 
 
@@ -142,14 +145,14 @@ async def _done_after_s(producer: Producer, began: float) -> float:
 
 async def test_a_standby_serves_soon_after_a_crash(site: Site, record_property: Note) -> None:
     async with (
-        site.serving(new_id("crash")[:20]) as (producer, worker),
-        standing_by(site, producer) as standby,
+        site.serving(new_id("crash")[:20], lease_s=HELD_LEASE_S) as (producer, worker),
+        standing_by(site, producer, lease_s=HELD_LEASE_S) as standby,
         answered(producer) as call,
     ):
         await worker.stop(signal.SIGKILL)
         took_s = await _done_after_s(producer, time.monotonic())
         record_property("first_action_after_s", took_s)
-        print(f"first action {took_s:.2f} s after the crash, of a lease of {LEASE_S} s")
+        print(f"first action {took_s:.2f} s after the crash, of a lease of {HELD_LEASE_S} s")
         assert took_s < TAKEOVER_DEADLINE_S
         await standby.until("connected", producer)
         assert (await producer.heartbeat())["epoch"] == "2"
@@ -193,8 +196,8 @@ async def test_a_standby_serves_at_once_after_a_stop(site: Site, record_property
 async def test_a_second_signal_ends_at_once(site: Site, second: signal.Signals, record_property: Note) -> None:
     async with (
         observing(site.asterisk) as observer,
-        site.serving(new_id("twice")[:20]) as (producer, worker),
-        standing_by(site, producer) as standby,
+        site.serving(new_id("twice")[:20], lease_s=HELD_LEASE_S) as (producer, worker),
+        standing_by(site, producer, lease_s=HELD_LEASE_S) as standby,
         placed(producer, *RINGING, channel="Local/30@ring") as call,
     ):
         await call.watch.event("Newstate", ChannelStateDesc="Ringing")
@@ -203,7 +206,7 @@ async def test_a_second_signal_ends_at_once(site: Site, second: signal.Signals, 
         began = time.monotonic()
         assert await worker.stop(second) == 1
         record_property("ended_after_s", round(time.monotonic() - began, 2))
-        assert time.monotonic() - began < 10.0, "it did not wait for the call, which rings on"
+        assert time.monotonic() - began < 25.0, "it did not wait for the call, which rings on"
         await standby.until("connected", producer)
         assert (await producer.record(call.action_id))["state"] not in FINAL_STATES
         await observer.answer(call.channel_id)

@@ -120,7 +120,7 @@ async def test_a_call_that_rings_meanwhile_is_not_placed_again_and_has_its_own_o
                 assert (result["state"], result["error"]["code"]) == ("failed", "originate-failed")
                 record = await call.watch.call_over(producer, call.action_id)
                 await observer.until("Hangup", Uniqueid=call.channel_id)
-                assert await is_idle(producer)
+                await eventually(lambda: is_idle(producer), "nothing is left")
         assert len(observer.named("Newchannel", Uniqueid=call.channel_id)) == 1
     assert (record["state"], record["call"]) == ("failed", "ended")
 
@@ -200,7 +200,7 @@ async def test_what_a_worker_held_and_had_not_begun_is_sent_once(site: Site, num
                 await observer.until("Hangup", Uniqueid=PlacedCall.id_of(producer, action_id))
         counts = [len(observer.named("Newchannel", Uniqueid=PlacedCall.id_of(producer, each))) for each in ids]
         records = [await producer.record(action_id) for action_id in ids]
-        assert await is_idle(producer)
+        await eventually(lambda: is_idle(producer), "nothing is left")
     assert counts == [1] * len(ids)
     assert [record["state"] for record in records] == ["done"] * len(ids)
     assert [record["epoch"] for record in records] == ["1", "2", "2", "2", "2"]
@@ -214,8 +214,8 @@ async def _holds(producer: Producer, count: int) -> bool:
 
 
 async def test_only_one_worker_of_a_server_serves(site: Site) -> None:
-    async with site.serving("single") as (producer, worker):
-        standby = site.worker("single")
+    async with site.serving("single", lease_s="6") as (producer, worker):
+        standby = site.worker("single", lease_s="6")
         try:
             standby.start()
             await eventually(lambda: _logged(standby, "standing by"), "the second one stands by")

@@ -22,6 +22,7 @@ async def calling(pbx: Server, channel: str = ANSWERING) -> AsyncIterator[Call]:
     async with await pbx.originate(channel, application="Wait", data="300", timeout=TIMEOUT_S) as call:
         try:
             await call.result(timeout=TIMEOUT_S)
+            await until_in(pbx, call.channel_id, "Wait")
             yield call
         finally:
             await end(pbx, call)

@@ -64,11 +64,11 @@ async def test_to_an_outside_line(pbx: Server) -> None:
 
         async def outside() -> list[Channel]:
             channels = (await live(pbx)).values()
-            return [each for each in channels if each.context == "outside" and each.exten == "123"]
+            return [each for each in channels if (each.context, each.exten, each.state) == ("outside", "123", "Up")]
 
         # what came in at the other end of the trunk has answered, and they are connected
         [answering] = await eventually(outside, "the outside line answers")
-        assert (answering.name.partition("/")[0], answering.state) == ("IAX2", "Up")
+        assert answering.name.partition("/")[0] == "IAX2"
         await eventually(lambda: _bridge_of(pbx, call.channel_id), "they are connected")
 
 
