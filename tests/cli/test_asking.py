@@ -28,8 +28,8 @@ def objects(outcome: Outcome) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def call(station: Station) -> str:
-    """The Uniqueid of a call that lasts a minute."""
-    asked = ("Channel=Local/100@default", "Application=Wait", "Data=60")
+    """The Uniqueid of a call that lasts longer than the tests."""
+    asked = ("Channel=Local/100@default", "Application=Wait", "Data=600")
     outcome = station.amibus("send", "pbx1", "Originate", *asked, "--json")
     [result] = objects(outcome)
     uniqueid = f"amibus-pbx1-{result['action_id']}"
@@ -137,7 +137,7 @@ def test_a_redis_that_says_nothing_is_told(silent_redis: str, command: tuple[str
 
 
 def test_a_queue_that_nobody_serves_is_told(station: Station) -> None:
-    outcome = amibus("channels", "nobody", "--wait", "2.5", settings=station.settings)
+    outcome = amibus("channels", "nobody", "--wait", "8", settings=station.settings)
     assert "no worker serves nobody now" in outcome.stderr
 
 

@@ -51,7 +51,7 @@ def test_why_a_call_failed(outcome: CallOutcome, why: str) -> None:
 
 
 def test_whoever_ends_the_watching_learns_how_to_end_the_call(station: Station) -> None:
-    asked = ("Local/100@default", "--application", "Wait", "--data", "60", "--action-id", "watched")
+    asked = ("Local/100@default", "--application", "Wait", "--data", "600", "--action-id", "watched")
     with station.running("call", "pbx1", *asked) as watching:
         watching.line("answered")
         watching.interrupt()
@@ -68,7 +68,7 @@ def test_a_call_of_which_nobody_knows_is_exit_code_3(station: Station) -> None:
 
 
 def test_a_call_that_nobody_takes_up(station: Station) -> None:
-    asked = ("Local/100@default", "100", "--ring", "0.1", "--wait", "2.5")
+    asked = ("Local/100@default", "100", "--ring", "0.1", "--wait", "8")
     outcome = amibus("call", "nobody", *asked, settings=station.settings)
     assert outcome.returncode == 3
     assert "no worker serves nobody now" in outcome.stderr

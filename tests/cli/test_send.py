@@ -7,7 +7,7 @@ import pytest
 from tests.cli.commands import amibus
 from tests.cli.conftest import LOST, Station
 
-CALL = ("Originate", "Application=Wait", "Data=0.2")
+CALL = ("Originate", "Application=Wait", "Data=2")
 
 
 def test_done(station: Station) -> None:
@@ -65,10 +65,10 @@ def test_unknown_when_asterisk_never_answers(station: Station) -> None:
 
 
 def test_nobody_answers_in_time(station: Station) -> None:
-    outcome = station.amibus("send", "nobody", "Ping", "--wait", "2", "--action-id", "waits-1")
+    outcome = station.amibus("send", "nobody", "Ping", "--wait", "8", "--action-id", "waits-1")
     assert (outcome.returncode, outcome.stdout) == (3, "")
     assert "no worker serves nobody now; waits-1 waits on its queue" in outcome.stderr
-    assert "amibus: no result of waits-1 within 2 s; the action goes on" in outcome.stderr
+    assert "amibus: no result of waits-1 within 8 s; the action goes on" in outcome.stderr
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def test_plain_lines_begin_with_the_time(station: Station, call: str) -> None:
     outcome = station.amibus("tail", "pbx1", "Hangup", "--action-id", call, "--since", "-1h", "--count", "3")
     line = outcome.stdout.splitlines()[-1]
     time, name, channel, *_ = line.split("  ")
-    assert abs(datetime.datetime.now().astimezone() - datetime.datetime.fromisoformat(time)).total_seconds() < 60
+    assert abs(datetime.datetime.now().astimezone() - datetime.datetime.fromisoformat(time)).total_seconds() < 600
     assert (name, channel.partition("@")[0]) == ("Hangup", "Channel=Local/100")
     assert line.endswith(f"[{call}]")
     assert "\x1b" not in outcome.stdout
@@ -45,7 +45,8 @@ def test_since_an_id_goes_on_after_it(station: Station) -> None:
 
 
 def test_what_comes_after_the_start(station: Station) -> None:
-    with station.running("tail", "pbx1", "UserEvent", "--since", "-1s") as tail:
+    with station.running("tail", "pbx1", "UserEvent", "--since", "0") as tail:
+        tail.line("BusGap")  # the beginning of the stream: it reads
         station.amibus("send", "pbx1", "UserEvent", "UserEvent=hello", "Who=world")
         assert "UserEvent=hello" in tail.line("UserEvent")
         tail.interrupt()

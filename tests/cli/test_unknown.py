@@ -57,7 +57,7 @@ async def test_json_has_what_the_record_tells(desk: Desk, redis_url: str) -> Non
     await originate(desk, "c1")
     entry = (await desk.record("c1"))["entry"].decode()
     [doubt] = shown(redis_url)
-    assert 3590 < doubt.pop("record_ttl_s") <= 3600
+    assert 3500 < doubt.pop("record_ttl_s") <= 3600
     assert doubt.pop("queued_at") <= doubt.pop("sending_at")
     assert doubt == {
         "server": "pbx1", "action_id": "c1", "entry": entry, "action": "Originate", "producer": "", "tag": "order 7",
