@@ -84,7 +84,7 @@ async def test_redirect_of_an_unanswered_call_fails_its_originate(
 ) -> None:
     client.send(
         "Action: Originate", "ActionID: o1", "Channel: Local/noanswer@default", "ChannelId: c1", "Async: true",
-        "Application: Wait", "Data: 30", "Timeout: 200",
+        "Application: Wait", "Data: 30", "Timeout: 5000",
     )  # fmt: skip
     await listener.events_until("DialState")
     await client.ask("Action: Redirect", "Channel: c1", "Context: default", "Exten: 101", "Priority: 1")

@@ -58,7 +58,7 @@ async def test_events_off_brings_no_fully_booted(asterisk: SimulatedAsterisk, cl
 
 
 async def test_fully_booted_comes_when_booted() -> None:
-    async with SimulatedAsterisk(boot_s=0.2) as asterisk, RawClient(asterisk.port) as raw:
+    async with SimulatedAsterisk(boot_s=2.0) as asterisk, RawClient(asterisk.port) as raw:
         await raw.login()
         await raw.ask("Action: Ping")
         assert "FullyBooted" not in raw.text
