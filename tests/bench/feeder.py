@@ -58,10 +58,12 @@ class Feeder:
             *blocks, waiting = (waiting + data).split(b"\r\n\r\n")
             for block in blocks:
                 headers = dict(line.split(": ", 1) for line in block.decode().split("\r\n"))
-                session.sendall(self._answer(headers))
+                answer = self._answer(headers)
                 if headers["Action"] == "Login" and headers.get("Events") != "off":
-                    session.sendall(BOOTED)
+                    # Before it can know that it is logged in, and have the flood asked for.
                     self._readers.append(session)
+                    answer += BOOTED
+                session.sendall(answer)
 
     def _answer(self, headers: dict[str, str]) -> bytes:
         action_id = headers.get("ActionID", "")
