@@ -247,7 +247,7 @@ async def test_the_worker_and_the_client_are_refused_nothing(stage: Stage) -> No
             names = [event.name async for event in call.events()]
             assert (await call.result(timeout=60)).is_done
             assert names[-1] == "Hangup"
-            call = await pbx.originate("Local/100@default", application="Wait", data="2")
+            call = await pbx.originate("Local/100@default", application="Wait", data="600")
             await call.answered(timeout=60)
             followed = await pbx.follow(call.uniqueid, timeout=60)
             await followed.hangup(timeout=60)
@@ -273,7 +273,7 @@ def operate(stage: Stage, user: str, *arguments: str) -> "subprocess.CompletedPr
 def doubtful(stage: Stage) -> Iterator[str]:
     """The ActionID of an action that is unknown."""
     result = operate(
-        stage, "amibus-producer", "send", KEYS.server, "Originate", "Channel=Local/noanswer@default", "Timeout=20000",
+        stage, "amibus-producer", "send", KEYS.server, "Originate", "Channel=Local/noanswer@default", "Timeout=600000",
         "Application=Echo", "--answer-timeout", "0.1", "--json",
     )  # fmt: skip
     assert result.returncode == 3, result.stderr

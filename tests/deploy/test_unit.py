@@ -104,7 +104,7 @@ def test_the_spool_needs_no_more_than_a_producer_and_says_ready(guarded: Guarded
             assert systemd.recv(200) == b"READY=1"
             wait_until("the action is queued", lambda: admin.xlen("ami:{pbx1}:actions") == 1)
             spool.terminate()
-            assert spool.wait(20) == 0
+            assert spool.wait(60) == 0
         # The heartbeat is not a producer's to read, and then nothing is said of an absent worker.
         assert {entry["object"] for entry in admin.acl_log()} <= {"client|setinfo", "client", "ami:{pbx1}:worker"}
 
@@ -171,6 +171,6 @@ def test_says_ready_and_feeds_the_watchdog(guarded: GuardedRedis, tmp_path: Path
         with process([sys.executable, "-m", "workers.cli", "worker"], settings) as worker:
             said = [systemd.recv(200).decode() for _ in range(3)]
             worker.terminate()
-            assert worker.wait(20) == 0
+            assert worker.wait(60) == 0
     assert "READY=1" in said
     assert "WATCHDOG=1" in said

@@ -189,7 +189,7 @@ def _link_sounds(root: Path) -> None:
 
 
 def _check(installation: Installation, suite: Suite) -> None:
-    done = subprocess.run(installation.command("-V"), capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(installation.command("-V"), capture_output=True, text=True, timeout=120, check=False)
     if not done.stdout.startswith(f"Asterisk {suite.version}."):
         raise LabUnavailable(
             f"Debian {suite.name} should bring Asterisk {suite.version}, and it says {(done.stdout + done.stderr)!r}"

@@ -20,7 +20,7 @@ def debian_mirror() -> str | None:
     if configured:
         return configured
     done = subprocess.run(
-        ["apt-get", "--print-uris", "update"], capture_output=True, text=True, timeout=30, check=False
+        ["apt-get", "--print-uris", "update"], capture_output=True, text=True, timeout=120, check=False
     )
     return mirror_in(done.stdout)
 
