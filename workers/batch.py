@@ -123,16 +123,19 @@ class Batch(Generic[Item, Verdict]):
         return future
 
     def _begin(self) -> None:
-        previous = self._calls[-1] if self._calls else None
-        self._calls.append(self._loop.create_task(self._call(previous), name=f"batch {self._what}"))
+        self._calls.append(self._loop.create_task(self._call(), name=f"batch {self._what}"))
 
-    async def _call(self, previous: asyncio.Task[None] | None) -> None:
+    async def _call(self) -> None:
         parcels = self._take()  # only now, when this turn of the loop has handed in all that it had
+        this = cast("asyncio.Task[None]", asyncio.current_task())
+        # Also only now: a call between the two may have found nothing to take, and is over.
+        place = self._calls.index(this)
+        previous = self._calls[place - 1] if place else None
         try:
             if parcels:
                 await self._send_parcels(parcels, previous)
         finally:
-            self._calls.remove(cast("asyncio.Task[None]", asyncio.current_task()))
+            self._calls.remove(this)
             if self._waiting and len(self._calls) < self._depth:
                 self._begin()
 

@@ -81,6 +81,37 @@ async def test_with_a_depth_calls_overlap_and_are_answered_in_order() -> None:
     assert order == [0, 1, 2]
 
 
+async def test_a_call_that_found_nothing_to_take_lets_nobody_overtake_the_one_before_it() -> None:
+    held = asyncio.Event()
+    sent: list[list[int]] = []
+
+    async def send(items: list[int]) -> list[int]:
+        sent.append(items)
+        if len(sent) == 1:
+            await held.wait()
+        held.set()  # the second is answered first
+        return items
+
+    batch: Batch[int, int] = Batch("test", send, depth=3)
+    futures: list[asyncio.Future[int]] = []
+    order: list[int] = []
+
+    def add(item: int) -> None:
+        futures.append(batch.add(item))
+        futures[-1].add_done_callback(lambda done: order.append(done.result()))
+
+    add(0)
+    add(1)
+    # When the first call has taken all that waits and the second has found nothing, but before the third begins.
+    asyncio.get_running_loop().call_soon(add, 3)
+    add(2)
+    await asyncio.sleep(0)
+    async with asyncio.timeout(60):
+        await asyncio.gather(*futures)
+    assert sent == [[0, 1, 2], [3]]
+    assert order == [0, 1, 2, 3]
+
+
 async def test_it_is_repeated_while_redis_is_away() -> None:
     recorder = Recorder()
     recorder.open.set()
