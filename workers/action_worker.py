@@ -250,7 +250,7 @@ class ActionWorker:
         for job, (verdict, at) in zip(jobs, await self.mark_sending(jobs, probe=turn is None), strict=True):
             if verdict == "sending":
                 job.sending_at, job.epoch = at, self._epoch
-            if lost := self._lost_work.suspicion(job, verdict):
+            if lost := self._lost_work.suspicion(job, verdict, has_turn=turn is not None):
                 unsent.append((job, await self._fate_of_lost(job, lost, turn)))
             elif verdict == "sending" and turn is not None:
                 may_go.append(job)

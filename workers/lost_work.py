@@ -56,14 +56,14 @@ class LostWork:
         self._diary = diary
         self._doubtful_before = doubtful_before
 
-    def suspicion(self, job: Job, verdict: str) -> Outcome | None:
+    def suspicion(self, job: Job, verdict: str, *, has_turn: bool) -> Outcome | None:
         """Why it may have been sent although Redis does not say so; None: go by the verdict of `mark_sending`."""
         if job.reads_only or job.again or verdict not in MAY_HAVE_BEEN_SENT:
             return None
         if self._is_doubtful(job):
             job.begun_before = job.request.queued_at
             return RECORD_DOUBTFUL
-        if verdict != "sending":  # that is asked of the journal right before the write
+        if verdict != "sending" or not has_turn:  # else the journal is asked right before the write
             job.begun_before = self._diary.written_at(job)
         return None if job.begun_before is None else RECORD_LOST
 

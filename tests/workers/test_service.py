@@ -333,6 +333,29 @@ async def test_an_entry_whose_reply_was_lost_and_that_vanished_is_told_of(
         assert len(await desk.lines(desk.keys.results)) == 1
 
 
+async def test_what_redis_forgot_to_be_settled_has_not_expired(
+    redis_url: str, asterisk: SimulatedAsterisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tenure, "MISSED_PERIOD_S", 0.2)
+    asterisk.faults.hold_response("a1")
+    async with running_worker(make_settings(redis_url, asterisk)), Desk(redis_url) as desk:
+        entry = await desk.add("Setvar", "a1", Variable="x", Value="1", Bus_Deadline="+5")
+        await eventually(lambda: asterisk.writes("a1"))
+        keys = [desk.keys.action("a1"), desk.keys.actions]
+        before = [await desk.redis.dump(key) for key in keys]
+        asterisk.faults.resume()
+        assert (await desk.settled("a1"))["state"] == "done"
+        await eventually(lambda: time.time() > int(entry.partition("-")[0]) / 1000 + 5)
+        async with desk.redis.pipeline(transaction=True) as at_once:
+            for key, dumped in zip(keys, before, strict=True):
+                at_once.restore(key, 0, dumped, replace=True)
+            await at_once.execute()
+        # By its own mark, which stands again, nothing was written. The journal knows better.
+        assert (await desk.settled("a1"))["error_code"] == "record-lost"
+        await eventually(lambda: is_drained(desk))
+    assert asterisk.write_counts()["a1"] == 1
+
+
 async def flush_all(desk: Desk) -> None:
     await desk.redis.flushall()
 
