@@ -27,11 +27,17 @@ MAX_EARLY: Final = 16
 
 RESULTS_PAGE: Final = 1000
 
-EXPIRY_S: Final = 30.0
-"""So long after its deadline an entry that nobody took up is given to be settled as `expired`."""
+LOST_AFTER: Final = 3
+"""So many looks in a row must find nothing of an action before it is given up for lost: the first at its record alone,
+the others at its entry and at `results`, too."""
 
-_ID_IS_PAST: Final = "equal or smaller"
-"""Redis' words for an entry id that its stream has reached before."""
+EXPIRY_S: Final = 30.0
+"""Who may not look for his entry gives it up so long after its deadline: a worker would have said `expired`."""
+
+GONE: Final = "its entry is gone, and nothing says what became of it: Redis has lost it, or somebody deleted it"
+UNHEARD_OF: Final = (
+    f"nothing was heard of it until {EXPIRY_S:g} s after its deadline, and this user may not look whether it is queued"
+)
 
 
 class Submission:
@@ -48,6 +54,8 @@ class Submission:
         self.result: Result | None = None
         self.next_look: float = 0.0
         self.may_have_missed = False
+        self.misses = 0
+        """How many looks in a row have found nothing of it."""
         self.on_news: Callable[[], None] = lambda: None
         self._early: list[Result] = []
         self._failure: AmibusError | None = None
@@ -75,7 +83,7 @@ class Submission:
         ours = [(name, value) for name, value in pairs[1:] if not _is_envelope(name)]
         return fingerprint(self.action, ours)
 
-    @property
+    @cached_property
     def deadline(self) -> float:
         """When it must not be sent any more, in unix seconds by Redis' clock."""
         return decode_entry(self.lane, self.entry or "", [text.encode() for text in self.fields]).deadline
@@ -165,6 +173,8 @@ class Submissions:
         self._by_id: dict[str, list[Submission]] = {}
         self._wake = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
+        self._is_blind = False
+        """This user may not read the lanes: what is queued is not for every producer's eyes."""
 
     def register(self, submission: Submission) -> None:
         """Listen for this one's results."""
@@ -257,46 +267,58 @@ class Submissions:
         return due
 
     async def _look_at(self, due: list[Submission]) -> None:
-        doubtful = [submission for submission in due if submission.may_have_missed and submission.result is None]
-        # Before the records: an entry goes in the same step that writes its record, so what is in neither was lost.
-        queued = dict(zip(doubtful, await asyncio.gather(*map(self._is_queued, doubtful)), strict=True))
+        # Before the records: an entry goes in the same step that writes its record, so what is in neither is nowhere.
+        queued = await self._queued([submission for submission in due if submission.misses])
         for submission in due:
             if submission.result is not None:  # one look will do, unless the channel is lost again in the middle of it
                 submission.may_have_missed = False
         outcomes = await asyncio.gather(*(self.look(submission) for submission in due), return_exceptions=True)
-        unheard: list[Submission] = []
+        unheard_of: list[Submission] = []
         for submission, outcome in zip(due, outcomes, strict=True):
             if isinstance(outcome, Interrupted):
-                self._look_again(submission)
+                submission.next_look -= NEXT_LOOK_S - FIRST_LOOK_S
+                submission.may_have_missed = True
             elif isinstance(outcome, AmibusError):
                 submission.fail(outcome)
             elif isinstance(outcome, BaseException):
                 raise outcome
-            elif submission in queued and (outcome is None or not submission.owns(outcome)):
-                unheard.append(submission)
-        refused = [submission for submission in due if submission.may_have_missed and submission.result is None]
-        if refused:
-            knows_all = await self._look_in_results(refused)
-            lost = [submission for submission in unheard if submission.result is None and not queued[submission]]
-            # In their order: no entry can be added below another.
-            lost.sort(key=lambda submission: _order(submission.entry or ""))
-            again = [self._add_again(each, is_gone=knows_all and queued[each] is False) for each in lost]
-            await asyncio.gather(*again)
+            elif outcome is not None and submission.owns(outcome):
+                submission.misses = 0
+            elif submission.result is None:
+                unheard_of.append(submission)
+        if unheard_of:
+            await self._look_further(unheard_of, queued)
 
-    def _look_again(self, submission: Submission) -> None:
-        submission.next_look -= NEXT_LOOK_S - FIRST_LOOK_S
-        submission.may_have_missed = True
+    async def _look_further(self, unheard_of: list[Submission], queued: dict[Submission, bool]) -> None:
+        """What becomes of those that have no record; `queued`: whether the entries of some are in their lanes."""
+        missing = [each for each in unheard_of if each.may_have_missed or queued.get(each) is False]
+        if missing and not await self._look_in_results(missing):
+            return
+        for submission in unheard_of:
+            submission.misses = submission.misses + 1 if queued.get(submission) is False else 1
+            if submission.result is None and submission.misses >= LOST_AFTER:
+                submission.settle(self._lost(submission, GONE))
+        if self._is_blind:
+            await self._give_up_expired(unheard_of)
 
-    async def _is_queued(self, submission: Submission) -> bool | None:
-        """Whether its entry is in its lane; None: Redis is away, or this user may not read what is queued."""
-        entry = submission.entry or ""
-        try:
-            return bool(await self._pipeline.enqueue("XRANGE", self.keys.lane(submission.lane), entry, entry))
-        except BusUnavailable:
-            return None
+    async def _queued(self, submissions: list[Submission]) -> dict[Submission, bool]:
+        """Whether the entry of each is in its lane; nothing of those of which that cannot be told now."""
+        if self._is_blind:
+            return {}
+        looks = [
+            self._pipeline.enqueue("XRANGE", self.keys.lane(each.lane), each.entry or "", each.entry or "")
+            for each in submissions
+        ]
+        queued: dict[Submission, bool] = {}
+        for submission, outcome in zip(submissions, await asyncio.gather(*looks, return_exceptions=True), strict=True):
+            if isinstance(outcome, list):
+                queued[submission] = bool(outcome)
+            elif not isinstance(outcome, Interrupted):
+                self._is_blind = True
+        return queued
 
     async def _look_in_results(self, missing: list[Submission]) -> bool:
-        """Whether `results` could be read to its end."""
+        """Whether they were found, or all was seen that this user may read."""
         # An entry that was refused leaves no record, or another's: if its message was lost, only `results`
         # knows.
         by_entry = {submission.entry: submission for submission in missing}
@@ -306,9 +328,10 @@ class Submissions:
                 page: list[Any] = await self._pipeline.enqueue(
                     "XRANGE", self.keys.results, start, "+", "COUNT", RESULTS_PAGE
                 )
-            except BusUnavailable:
-                # Away, or this user may not read `results`: then the slow look at the record is all there is.
+            except Interrupted:
                 return False
+            except BusUnavailable:  # this user may not read `results`: then the slow look at the record is all there is
+                return True
             for _, raw in page:
                 fields = text_fields(dict(zip(raw[::2], raw[1::2], strict=True)))
                 submission = by_entry.get(fields.get("entry", ""))
@@ -318,31 +341,17 @@ class Submissions:
                 return True
             start = f"({page[-1][0].decode()}"
 
-    async def _add_again(self, submission: Submission, *, is_gone: bool) -> None:
-        """Add an entry again that Redis has forgotten: it went back in time, by a fail-over or a FLUSHALL.
-
-        Under its own id: so it keeps its time, its deadline, and its place among what a worker on another host must
-        not send. And Redis takes it only if it has forgotten the entry: it refuses an id that its stream has reached
-        before, whatever became of the entry. `is_gone`: it is in no place where it can be.
-        """
-        lane, entry = self.keys.lane(submission.lane), submission.entry or ""
-        try:
-            await self._pipeline.enqueue("XADD", lane, entry, *submission.fields)
-        except Interrupted:
-            self._look_again(submission)
-        except BusUnavailable as error:
-            if _ID_IS_PAST in str(error) and (is_gone or await self._has_expired(submission)):
-                submission.settle(self._lost(submission))
-
-    async def _has_expired(self, submission: Submission) -> bool:
-        """Whether its deadline is so long past that a worker would have said so."""
+    async def _give_up_expired(self, submissions: list[Submission]) -> None:
+        """Wait no longer for those whose deadline is so long past that a worker would have said so."""
         try:
             seconds, _ = await self._pipeline.enqueue("TIME")
         except BusUnavailable:
-            return False
-        return int(seconds) > submission.deadline + EXPIRY_S
+            return
+        for submission in submissions:
+            if submission.result is None and int(seconds) > submission.deadline + EXPIRY_S:
+                submission.settle(self._lost(submission, UNHEARD_OF))
 
-    def _lost(self, submission: Submission) -> Result:
+    def _lost(self, submission: Submission, why: str) -> Result:
         fields = {
             "entry": submission.entry or "",
             "action": submission.action,
@@ -350,11 +359,6 @@ class Submissions:
             "tag": submission.header("Bus-Tag") or "",
             "state": State.UNKNOWN,
             "error_code": ErrorCode.ENTRY_LOST,
-            "message": "Redis knows nothing of it any more: it has lost the entry, or forgotten how it ended",
+            "message": why,
         }
         return result_of_fields(self.keys.server, submission.action_id, fields)
-
-
-def _order(entry: str) -> tuple[int, int]:
-    milliseconds, _, number = entry.partition("-")
-    return int(milliseconds), int(number)
