@@ -1,6 +1,6 @@
 """Entries in: the doorbell, the consumer group, and the pending list of this consumer."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 import structlog
@@ -28,7 +28,7 @@ class Reader:
 
     def __init__(self, redis: "Redis", settings: Settings) -> None:
         # redis-py makes a dict of an entry, and so loses repeated fields: the raw pairs are wanted.
-        for command in ("XREADGROUP", "XREAD", "XAUTOCLAIM", "XCLAIM", "XPENDING"):
+        for command in ("XREADGROUP", "XREAD", "XCLAIM", "XPENDING"):
             redis.set_response_callback(command, lambda response, **_: response)
         self._redis = redis
         self._keys = settings.keys
@@ -76,64 +76,71 @@ class Reader:
 
     async def claim_all(self, lane: str) -> tuple[list[Request], list[str]]:
         """Take over the whole pending list of the group, whoever has it. Returns also the ids of those that have
-        vanished from their stream."""
+        vanished from their stream, which stay pending until they are settled."""
         requests: list[Request] = []
-        gone: list[str] = []
-        start: Any = "0-0"
+        vanished: list[str] = []
+        start = "-"
         while True:
-            answer = await self._group_command(
-                "XAUTOCLAIM", self._keys.lane(lane), GROUP, self._consumer, 0, start, "COUNT", READ_COUNT
-            )
-            start, entries, deleted = answer or (b"0-0", [], [])
-            requests += self._claimed(lane, entries)
-            gone += [entry.decode() for entry in deleted]
-            if start in (b"0-0", "0-0"):
-                _tell_vanished(lane, gone)
-                return requests, gone
+            pending = await self._pending(lane, start, READ_COUNT)
+            claimed, gone = await self._claim(lane, pending)
+            requests += claimed
+            vanished += gone
+            if len(pending) < READ_COUNT:
+                return requests, vanished
+            start = f"({pending[-1]}"
 
     async def missed(
         self, lane: str, held: Collection[str], most: int, *, surely: bool = False
     ) -> tuple[list[Request], list[str]]:
         """The entries that are pending and that we do not hold: the reply to a read was lost on the way, or a worker
         that had lost its lease read once more before it knew. Returns also the ids of those that have vanished from
-        their stream, which stay pending.
+        their stream, which stay pending until they are settled.
 
         `held` is looked at when Redis has answered. Entries newer than all that has been read may still be on their
         way: they are missed only if they are missing at the next look, too. `surely`: no read is under way.
         """
-        pending = await self._group_command("XPENDING", self._keys.lane(lane), GROUP, "-", "+", most)
-        missing = {entry.decode() for entry, *_ in pending or ()}.difference(held)
+        missing = set(await self._pending(lane, "-", most)).difference(held)
         last = _order(self._last[lane])
         newer = set() if surely else {entry for entry in missing if _order(entry) > last}
         new = newer - self._suspects[lane]
         self._suspects[lane] = new
-        if missing == new:
-            return [], []
-        # XCLAIM would make the group forget what is in the stream no more, before anything is said of it.
-        vanished = await self._vanished(lane, sorted(missing - new, key=_order))
-        claimed = sorted(missing.difference(new, vanished), key=_order)
-        entries: Any = None
-        if claimed:
-            entries = await self._group_command("XCLAIM", self._keys.lane(lane), GROUP, self._consumer, 0, *claimed)
-        return self._claimed(lane, entries or []), vanished
+        requests, vanished = await self._claim(lane, sorted(missing - new, key=_order))
+        # Another look may have taken them meanwhile, before they vanished.
+        return requests, [entry for entry in vanished if entry not in held]
 
-    async def _vanished(self, lane: str, entries: Sequence[str]) -> list[str]:
-        """Which of these are pending, and in the stream no more. What was settled a moment ago is neither."""
-        stream = self._keys.lane(lane)
-        async with self._redis.pipeline(transaction=True) as commands:
+    async def _pending(self, lane: str, start: str, most: int) -> list[str]:
+        answer = await self._group_command("XPENDING", self._keys.lane(lane), GROUP, start, "+", most)
+        return [entry.decode() for entry, *_ in answer or ()]
+
+    async def _claim(self, lane: str, entries: Sequence[str]) -> tuple[list[Request], list[str]]:
+        """Take over these pending entries, and name those that have vanished: of them XCLAIM would say nothing, and
+        make the group forget them before their fate is told."""
+        absent = await self._each(entries, lambda entry: ("XRANGE", self._keys.lane(lane), entry, entry))
+        # What was settled a moment ago is not in the stream either, but not pending any more.
+        pending = await self._each(
+            [entry for entry, found in absent.items() if found == []],
+            lambda entry: ("XPENDING", self._keys.lane(lane), GROUP, entry, entry, 1),
+        )
+        vanished = [entry for entry, found in pending.items() if isinstance(found, list) and found]
+        if vanished:
+            log.error(
+                "pending entries have vanished from their stream: XADD with MAXLEN, XTRIM or XDEL by somebody else",
+                lane=lane, entries=vanished,
+            )  # fmt: skip
+        claimed = [entry for entry in entries if entry not in pending]
+        if not claimed:
+            return [], vanished
+        answer = await self._group_command("XCLAIM", self._keys.lane(lane), GROUP, self._consumer, 0, *claimed)
+        return self._claimed(lane, answer or []), vanished
+
+    async def _each(self, entries: Sequence[str], command: Callable[[str], Sequence[Any]]) -> dict[str, Any]:
+        """The answer to a command for each of these entries; a refusal is its error."""
+        if not entries:
+            return {}
+        async with self._redis.pipeline(transaction=False) as commands:
             for entry in entries:
-                commands.execute_command("XRANGE", stream, entry, entry)
-                commands.execute_command("XPENDING", stream, GROUP, entry, entry, 1)
-            answers = await commands.execute(raise_on_error=False)
-        pairs = zip(answers[::2], answers[1::2], strict=True)
-        # A group that is gone is an error, and says nothing of them.
-        vanished = [
-            entry
-            for entry, (there, pending) in zip(entries, pairs, strict=True)
-            if there == [] and isinstance(pending, list) and pending
-        ]
-        _tell_vanished(lane, vanished)
-        return vanished
+                commands.execute_command(*command(entry))
+            return dict(zip(entries, await commands.execute(raise_on_error=False), strict=True))
 
     def _claimed(self, lane: str, entries: list[Any]) -> list[Request]:
         present: list[RawEntry] = [entry for entry in entries if entry is not None and entry[1] is not None]
@@ -159,15 +166,6 @@ class Reader:
                 log.warning("the consumer group was gone: created again", error=str(error))
             await self.make_groups()
             return None
-
-
-def _tell_vanished(lane: str, entries: Sequence[str]) -> None:
-    if entries:
-        log.error(
-            "pending entries have vanished from their stream: XADD with MAXLEN, XTRIM or XDEL by somebody else",
-            lane=lane,
-            entries=sorted(entries),
-        )
 
 
 def _order(entry: str) -> tuple[int, int]:

@@ -126,11 +126,11 @@ class Recovery:
 
     async def _entries_lost(self, lane: str, entries: set[str]) -> None:
         """Somebody trimmed or deleted pending entries, and their ActionIDs with them: the records know these."""
-        for begun in [begun async for begun in self._begun_records() if begun.lane == lane and begun.entry in entries]:
+        begun_ones = await until_done("what was begun", self._all_begun)
+        for begun in [each for each in begun_ones if each.lane == lane and each.entry in entries]:
             entries.discard(begun.entry)
             await self._settle(begun, ENTRY_VANISHED)
-        if entries:
-            await self._worker.settlement.settle_vanished(lane, sorted(entries))
+        await self._worker.settlement.settle_vanished(lane, sorted(entries))
 
     async def look_for_forgotten(self) -> None:
         """Settle what was begun and has no entry any more, once after Redis may have gone back in time.
@@ -180,8 +180,10 @@ class Recovery:
     async def _forgotten(self) -> list[Begun]:
         """What was begun, no lane has any more, and no task of ours has in hand."""
         # Those of our own epoch, too: a Redis that went back in time may have handed it out before.
-        begun = [each async for each in self._begun_records()]
-        return [each for each in begun if await self._is_forgotten(each)]
+        return [each for each in await self._all_begun() if await self._is_forgotten(each)]
+
+    async def _all_begun(self) -> list[Begun]:
+        return [each async for each in self._begun_records()]
 
     async def _is_forgotten(self, begun: Begun) -> bool:
         if await self._redis.xrange(self._keys.lane(begun.lane), begun.entry, begun.entry):

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from broker.codec import State
 from broker.entry import Request, entry_action_id
 from broker.errors import ErrorCode, Refused
-from broker.scripts import Item, Script
+from broker.scripts import MAX_BATCH, Item, Script
 from workers.batch import DEPTH, Batch
 from workers.calls import Calls
 from workers.clock import ServerClock
@@ -93,7 +93,8 @@ class Settlement:
     async def settle_vanished(self, lane: str, entries: Sequence[str]) -> None:
         """The end of pending entries that somebody trimmed or deleted, and their ActionIDs with them."""
         requests = [Request(lane, entry, entry_action_id(lane, entry)) for entry in entries]
-        await self.settle([(request, ENTRY_VANISHED, None) for request in requests])
+        for first in range(0, len(requests), MAX_BATCH):
+            await self.settle([(each, ENTRY_VANISHED, None) for each in requests[first : first + MAX_BATCH]])
 
     async def _put_items(self, job: Job, outcome: Outcome) -> None:
         """Let a result that would be very large come without its items: these are put beside its record."""

@@ -259,6 +259,23 @@ async def test_the_worker_and_the_client_are_refused_nothing(stage: Stage) -> No
     assert denied <= {"client|setinfo", "client"}
 
 
+async def test_the_worker_may_take_again_what_it_did_not_hear_of(stage: Stage) -> None:
+    with stage.server.client() as admin:
+        admin.acl_log_reset()
+        for trim in (False, True):
+            name = admin.hget(KEYS.worker, "worker")
+            at_once = admin.pipeline(transaction=True)
+            at_once.xadd(KEYS.actions, {"Action": "Ping", "ActionID": f"unheard-{trim}"})
+            at_once.xreadgroup("workers", name, {KEYS.actions: ">"})
+            if trim:
+                at_once.xtrim(KEYS.actions, maxlen=0)
+            entry = at_once.execute()[0]
+            told = KEYS.action(entry if trim else f"unheard-{trim}")
+            wait_until("its fate is told", lambda told=told: admin.hget(told, "state") in ("done", "unknown"))  # type: ignore[misc]
+            assert admin.hget(told, "state") == ("unknown" if trim else "done")
+        assert {entry["object"] for entry in admin.acl_log()} <= {"client|setinfo", "client"}
+
+
 def operate(stage: Stage, user: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """A command of an operator's, as one of the users."""
     command = [sys.executable, "-m", "workers.cli", *arguments]

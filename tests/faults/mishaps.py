@@ -26,7 +26,7 @@ SILENCES_S: Final = (0.05, 0.1, 0.3, 0.3, 0.8, 0.8, 1.5, 6.0)
 """Some shorter than a lease, some longer, and some longer than all that the worker waits for Redis or a session."""
 
 REPLIES: Final = ("mark_sending", "mark_sent", "settle", "beat", "publish_events", "XREADGROUP", "HMGET", "XPENDING")
-REPLIES_AT_START: Final = ("acquire", "XAUTOCLAIM", "XGROUP", "HGETALL")
+REPLIES_AT_START: Final = ("acquire", "XCLAIM", "XGROUP", "HGETALL")
 SCRIPTS: Final = ("mark_sending", "mark_sent", "settle", "beat", "publish_events", "acquire")
 ACTIONS: Final = ("Setvar", "Hangup", "Originate", "Ping", "Getvar")
 

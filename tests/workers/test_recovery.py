@@ -514,6 +514,31 @@ async def test_redis_that_forgot_the_epochs_of_another_host_is_doubted_although_
     assert asterisk.write_counts()["a1"] == int(same_host)
 
 
+@pytest.mark.parametrize("command", ["XCLAIM", "XPENDING", "XRANGE", "SCAN", "HMGET"])
+async def test_of_many_that_vanished_each_is_told_of_whatever_reply_is_lost(
+    redis_server: RedisServer, redis_url: str, asterisk: SimulatedAsterisk, command: str
+) -> None:
+    many = 300
+    async with Desk(redis_url) as desk, Proxy(redis_server.port) as proxy:
+        await desk.redis.xgroup_create(desk.keys.actions, GROUP, id="0", mkstream=True)
+        entries = [await desk.add("Setvar", f"a{number}", Variable="x", Value="1") for number in range(many)]
+        await desk.add("Ping", "kept")
+        await desk.redis.xreadgroup(GROUP, "lost", {desk.keys.actions: ">"})
+        await desk.redis.xtrim(desk.keys.actions, maxlen=1, approximate=False)
+        begun = {"state": "sending", "entry": entries[7], "lane": ACTIONS, "epoch": "7", "worker": "lost"}
+        await desk.redis.hset(desk.keys.action("a7"), mapping=begun)
+        proxy.losses.append(command.encode())
+        async with running_worker(make_settings(proxy.url, asterisk), connected=False):
+            assert (await desk.settled("kept"))["state"] == "done"
+            await eventually(lambda: is_settled_by(desk, many + 1))
+            for number, entry in enumerate(entries):
+                name = "a7" if number == 7 else entry
+                assert (await desk.record(name))["error_code"] == "entry-lost"
+            assert await desk.pending() == 0
+        assert not proxy.losses
+    assert not asterisk.writes("a7")
+
+
 async def test_what_vanished_in_mid_flight_is_told_of_under_its_own_name(
     redis_url: str, asterisk: SimulatedAsterisk
 ) -> None:
