@@ -102,10 +102,10 @@ class Bus:
 
         Whoever still waits gets `BusUnavailable`; the actions go on. Harmless when repeated.
         """
-        for server in self._servers.values():
+        await self._dispatcher.close()  # first: from now on nobody can begin to wait, on whichever server
+        for server in tuple(self._servers.values()):
             await server._close(BusUnavailable("the bus is closed"))
         await self._links.close()
-        await self._dispatcher.close()
         await self._pipeline.close()
 
 

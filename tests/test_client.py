@@ -730,6 +730,30 @@ async def test_a_closed_bus_begins_nothing_anew(worker: FakeWorker, redis_url: s
     assert bus._dispatcher.subscriptions == 0
 
 
+async def test_a_server_that_is_first_named_while_the_bus_closes(worker: FakeWorker, redis_url: str) -> None:
+    async def never(worker: FakeWorker, request: Request) -> None:
+        pass
+
+    worker.on("Wait", never)
+    bus = Bus(redis_url)
+    waiting = [asyncio.create_task(bus.server(name).request("Wait")) for name in ("pbx1", "pbx2", "pbx3")]
+    await until(lambda: worker.taken and all(bus._servers[name]._submissions for name in ("pbx1", "pbx2", "pbx3")))
+    closing = asyncio.create_task(bus.close())
+    number = 3
+    while not closing.done():
+        number += 1
+        waiting.append(asyncio.create_task(bus.server(f"pbx{number}").request("Wait")))
+        waiting.append(asyncio.create_task(bus.server("pbx1").request("Wait")))
+        await asyncio.sleep(0)
+    await closing
+    async with asyncio.timeout(60):
+        for task in waiting:
+            with pytest.raises(BusUnavailable, match="closed"):
+                await task
+    assert own_tasks() == []
+    assert bus._dispatcher.subscriptions == 0
+
+
 # Calls
 
 
