@@ -17,7 +17,7 @@ from broker.link import PASSING_CODES, PASSING_ERRORS
 from broker.scripts import MAX_BATCH
 from workers.backoff import Backoff
 from workers.notify import notify
-from workers.outage import outage
+from workers.outage import outage, waiter
 
 DEPTH: Final = 3
 """Calls of a kind that may be under way at once: Redis is at one while the worker makes the next."""
@@ -46,14 +46,15 @@ def tolerated(what: str) -> Iterator[None]:
     except Exception as error:
         if not passes(error):
             raise
-        outage().failed(what, error)
+        outage().failed(waiter(what), error)
+    else:
+        outage().over(waiter(what))
 
 
 async def until_done(what: str, call: Callable[[], Awaitable[Any]]) -> Any:
     """Call until Redis has answered, waiting longer after each failure; said once, not each time."""
     backoff = Backoff(0.05, 1.0)
-    failures = 0
-    waiter = object()
+    this = waiter(what)
     try:
         while True:
             try:
@@ -61,17 +62,14 @@ async def until_done(what: str, call: Callable[[], Awaitable[Any]]) -> Any:
             except (*AWAY, ResponseError) as error:
                 if not passes(error):
                     raise
-                failures += 1
-                outage().failed(what, error, waiter)
+                outage().failed(this, error)
                 notify("WATCHDOG=1")  # starting anew would not bring Redis back
                 await asyncio.sleep(backoff.next_s())
             else:
-                if failures:
-                    outage().over(waiter, what)
+                outage().over(this)
                 return answer
     finally:
-        if failures:
-            outage().forget(waiter)
+        outage().forget(this)
 
 
 class _Parcel(NamedTuple):

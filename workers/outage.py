@@ -3,11 +3,14 @@
 import asyncio
 import math
 import time
-from typing import Final
+from typing import Any, Final, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 import structlog
-from redis.exceptions import OutOfMemoryError
+from redis.exceptions import (
+    ConnectionError,  # noqa: A004
+    OutOfMemoryError,
+)
 
 LINE_S: Final = 1.0
 """At most one line in so long, whatever fails and however often."""
@@ -22,43 +25,53 @@ WRONG_TYPE: Final = "a key on redis is of a wrong type"
 log = structlog.get_logger()
 
 
+class Waiter(NamedTuple):
+    """Somebody who has failed and will try again, as long as the task is not done."""
+
+    what: str
+    task: "asyncio.Future[Any]"
+
+
 class Outage:
-    """All who wait for one Redis, and what has been said of it."""
+    """All who wait for one Redis, and what has been said of it: a line at its beginning, and one at its end."""
 
     def __init__(self) -> None:
-        self._waiting: set[object] = set()
+        self._waiting: set[Waiter] = set()
         self._said: dict[tuple[str, str], float] = {}
         self._failures = 0
         self._line_at = -math.inf
         self._news_at: dict[str, float] = {}
 
-    def failed(self, waiting: str, error: Exception, waiter: object | None = None) -> None:
-        """Something did not work and will be tried again. A `waiter` must be given to `over` or `forget` in the end."""
+    def failed(self, waiter: Waiter, error: Exception) -> None:
+        """Something did not work and will be tried again. Say how that ends by `over` or `forget`."""
         now = time.monotonic()
+        is_first = waiter not in self._waiting
+        self._waiting.add(waiter)
         self._failures += 1
-        if waiter is not None:
-            self._waiting.add(waiter)
+        if is_first and _is_cut(error):
+            return  # the next try makes a new connection: where that works there was no outage
         event, which = _kind(error)
         said_at = self._said.get((event, which))
         is_due = said_at is None or (event == WRONG_TYPE and now - said_at >= REMIND_S)
         if is_due and now - self._line_at >= LINE_S:
             self._said[event, which] = self._line_at = now
             say = log.error if event == WRONG_TYPE else log.warning
-            say(event, waiting=waiting, error=str(error))
+            say(event, waiting=waiter.what, error=str(error))
 
-    def over(self, waiter: object, waiting: str) -> None:
-        """It worked."""
+    def over(self, waiter: Waiter) -> None:
+        """It worked. That is the end, unless somebody else still waits."""
+        if not self._failures:
+            return
+        self._waiting = {each for each in self._waiting if each != waiter and not each.task.done()}
+        if not self._waiting:
+            if self._said:
+                log.info("redis is back", waiting=waiter.what, failures=self._failures)
+            self._said.clear()
+            self._failures = 0
+
+    def forget(self, waiter: Waiter) -> None:
+        """It waits no more: what worked next is the end. Without effect after `over`."""
         self._waiting.discard(waiter)
-        if not self._waiting and self._said:
-            log.info("redis is back", waiting=waiting, failures=self._failures)
-            self._end()
-
-    def forget(self, waiter: object) -> None:
-        """Nobody waits any more. Without effect after `over`."""
-        if waiter in self._waiting:
-            self._waiting.discard(waiter)
-            if not self._waiting:
-                self._end()
 
     def is_news(self, event: str) -> bool:
         """Whether this may be said now: somebody may do it to us again and again. True at most once in `LINE_S`."""
@@ -68,9 +81,10 @@ class Outage:
         self._news_at[event] = now
         return True
 
-    def _end(self) -> None:
-        self._said.clear()
-        self._failures = 0
+
+def _is_cut(error: Exception) -> bool:
+    """Whether a connection was lost, or there was none to be had; that Redis keeps silent is told otherwise."""
+    return isinstance(error, ConnectionError)
 
 
 def _kind(error: Exception) -> tuple[str, str]:
@@ -87,4 +101,12 @@ _OUTAGES: WeakKeyDictionary[asyncio.AbstractEventLoop, Outage] = WeakKeyDictiona
 
 def outage() -> Outage:
     """That of this event loop, which is that of one worker."""
-    return _OUTAGES.setdefault(asyncio.get_running_loop(), Outage())
+    loop = asyncio.get_running_loop()
+    if loop not in _OUTAGES:
+        _OUTAGES[loop] = Outage()
+    return _OUTAGES[loop]
+
+
+def waiter(what: str) -> Waiter:
+    """The one that this task is, where it does this."""
+    return Waiter(what, cast("asyncio.Task[Any]", asyncio.current_task()))

@@ -13,12 +13,13 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from broker.scripts import MAX_BATCH
 from tests.bus_side import until
 from tests.servers import RedisServer
 from workers.backoff import Backoff
-from workers.batch import Batch, passes, until_done
+from workers.batch import Batch, passes, tolerated, until_done
 
 
 def client(url: str) -> "Redis":
@@ -115,11 +116,42 @@ async def test_a_call_that_found_nothing_to_take_lets_nobody_overtake_the_one_be
 async def test_it_is_repeated_while_redis_is_away() -> None:
     recorder = Recorder()
     recorder.open.set()
-    recorder.failures = [RedisConnectionError("gone"), OutOfMemoryError("full"), OSError("no route")]
+    recorder.failures = [OSError("no route"), RedisConnectionError("gone"), OutOfMemoryError("full")]
     batch: Batch[int, int] = Batch("test", recorder.send)
     with structlog.testing.capture_logs() as logs:
         assert await batch.add(1) == 10
     assert recorder.calls == [[1]] * 4
+    assert [entry["event"] for entry in logs] == ["redis is away", "redis is back"]
+
+
+async def test_what_is_tolerated_tells_of_the_end_as_well() -> None:
+    def step(*errors: Exception) -> None:
+        for error in errors:
+            with tolerated("the list"):
+                raise error
+        with tolerated("another"):
+            pass
+
+    with structlog.testing.capture_logs() as logs:
+        step(OutOfMemoryError("full"), OutOfMemoryError("full"))
+        assert [(entry["event"], entry["waiting"]) for entry in logs] == [("redis is full", "the list")]
+        with tolerated("the list"):
+            pass
+        step()
+    assert [entry["event"] for entry in logs] == ["redis is full", "redis is back"]
+
+
+async def test_what_was_tolerated_in_a_task_that_has_ended_is_over_with_the_next_success() -> None:
+    async def once() -> None:
+        with tolerated("the doorbell"):
+            raise RedisTimeoutError("no answer")
+
+    async def answer() -> int:
+        return 1
+
+    with structlog.testing.capture_logs() as logs:
+        await asyncio.create_task(once())
+        assert await until_done("entries", answer) == 1
     assert [entry["event"] for entry in logs] == ["redis is away", "redis is back"]
 
 

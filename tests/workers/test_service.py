@@ -532,6 +532,38 @@ async def test_a_stop_while_redis_is_away_is_no_error(own_redis: RedisServer, as
 
 
 @pytest.mark.parametrize("own_redis", ["redis"], indirect=True)
+async def test_a_cut_connection_is_no_outage_and_each_outage_has_a_line_at_either_end(
+    own_redis: RedisServer, asterisk: SimulatedAsterisk
+) -> None:
+    async with WorkerProcess(make_settings(own_redis.url, asterisk)) as worker, Desk(own_redis.url) as desk:
+        await worker.connected()
+        with own_redis.client() as client:
+            assert client.client_kill_filter(_type="normal") > 2  # the doorbells', in a worker that has nothing to do
+        await beats_again(desk)
+        await done(desk, "a1")
+        assert [line["event"] for line in worker.log if line["event"].startswith("redis is ")] == ["redis is here"]
+        for number in (1, 2):
+            own_redis.kill()
+            await eventually(lambda: len(worker.lines("redis is away")) == number)  # noqa: B023
+            await asyncio.to_thread(own_redis.start)
+            await eventually(lambda: len(worker.lines("redis is back")) == number)  # noqa: B023
+            await beats_again(desk)
+        told = [line["event"] for line in worker.log if line["event"] in ("redis is away", "redis is back")]
+        assert told == ["redis is away", "redis is back"] * 2
+
+
+async def beats_again(desk: Desk) -> None:
+    """Wait for three more heartbeats: whatever failed has been tried again."""
+    for _ in range(3):
+        before = (await desk.heartbeat()).get("heartbeat_at")
+        await eventually(lambda: differs(desk, before))  # noqa: B023
+
+
+async def differs(desk: Desk, before: str | None) -> bool:
+    return (await desk.heartbeat()).get("heartbeat_at") not in (None, before)
+
+
+@pytest.mark.parametrize("own_redis", ["redis"], indirect=True)
 async def test_a_stop_waits_for_no_revision_while_redis_is_away(
     own_redis: RedisServer, asterisk: SimulatedAsterisk
 ) -> None:
