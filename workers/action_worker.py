@@ -41,6 +41,9 @@ REPEATS: Final = 3
 DISK_RETRY_S: Final = 1.0
 """How soon a disk that was full is tried again."""
 
+TOLD: Final = 5
+"""So many ActionIDs the log names of those that a stop leaves in flight."""
+
 log = structlog.get_logger()
 
 
@@ -78,8 +81,8 @@ class ActionWorker:
         self.settlement = Settlement(
             redis, settings, epoch=self._epoch, clock=clock, calls=calls, records=self._records, publish=publish
         )
-        self._begun: set[asyncio.Task[None]] = set()
-        """The tasks that have had their turn: what they hold may have been written."""
+        self._begun: dict[asyncio.Task[None], list[Job]] = {}
+        """The tasks that have had their turn, and what each has: it may have been written."""
         self._last_look = asyncio.Lock()
         """Held by who waits until the lease is certain."""
         self.intake = Intake(
@@ -99,9 +102,19 @@ class ActionWorker:
             async with asyncio.timeout(limit_s):
                 await asyncio.sleep(0)  # a turn that was just granted begins in this
                 while self._begun:
-                    log.info("draining", in_flight=len(self._begun), limit_s=limit_s)
+                    log.info("draining", in_flight=len(self._in_flight()), limit_s=limit_s)
                     await asyncio.wait([*self._begun])
+        if left := self._in_flight():
+            log.warning(
+                "stopping with actions in flight: the next worker finds out what became of them",
+                in_flight=len(left), action_ids=left[:TOLD], limit_s=limit_s,
+            )  # fmt: skip
         await self.stop()
+
+    def _in_flight(self) -> list[str]:
+        """The ActionIDs of what has been begun and is not settled."""
+        jobs = [job for begun in self._begun.values() for job in begun]
+        return [job.request.action_id for job in jobs if self.intake.is_held(job.request)]
 
     async def stop(self) -> None:
         """Give up every entry that is held. What is not settled stays pending, for whoever comes next."""
@@ -149,7 +162,7 @@ class ActionWorker:
             while jobs:
                 jobs = await self._attempt(jobs, task)
         finally:
-            self._begun.discard(task)
+            self._begun.pop(task, None)
 
     def _admit(self, request: Request, is_ours: bool) -> Job:
         """Refuse what is malformed, forbidden, or more than AMI can carry."""
@@ -204,7 +217,7 @@ class ActionWorker:
         async with asyncio.TaskGroup() as settling:
             try:
                 if turn is not None:
-                    self._begun.add(task)
+                    self._begun[task] = jobs
                 async with contextlib.aclosing(self._outcomes(jobs, turn)) as outcomes:
                     async for told in outcomes:
                         fates = [(job.request, outcome, job) for job, outcome in told if isinstance(outcome, Outcome)]
@@ -217,7 +230,7 @@ class ActionWorker:
             finally:
                 if turn is not None:
                     self._schedule.release(turn)
-        self._begun.discard(task)
+        self._begun.pop(task, None)
         return again
 
     async def _outcomes(self, jobs: list[Job], turn: Turn | None) -> AsyncGenerator[list[Told]]:

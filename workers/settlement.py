@@ -123,7 +123,8 @@ class Settlement:
                     code=outcome.code, **trace_of(request.traceparent),
                 )  # fmt: skip
         else:
-            log.info(
+            say = log.warning if outcome.state is State.UNKNOWN else log.info  # which somebody is to look into
+            say(
                 "settled", action=request.action[:80], action_id=request.action_id, entry=request.entry,
                 producer=request.producer, state=outcome.state, code=outcome.code, why=outcome.message,
                 **trace_of(request.traceparent),

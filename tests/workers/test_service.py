@@ -519,6 +519,27 @@ async def test_a_stop_in_the_middle_of_many_calls_leaves_none_in_doubt(
     assert {asterisk.write_counts()[f"c{n}"] for n in range(300)} == {1}
 
 
+@ONE_KIND
+async def test_a_stop_says_what_it_leaves_in_flight_and_the_next_worker_what_became_of_it(
+    redis_url: str, asterisk: SimulatedAsterisk
+) -> None:
+    asterisk.faults.lose_response("s0")
+    async with Desk(redis_url) as desk:
+        async with WorkerProcess(make_settings(redis_url, asterisk, name="first", drain_s=0.3)) as worker:
+            await worker.connected()
+            await desk.add("Setvar", "s0", Variable="x", Value=0)
+            await eventually(lambda: asterisk.writes("s0"))
+            assert await worker.terminate() == 0
+            line = await worker.said("stopping with actions in flight: the next worker finds out what became of them")
+            assert (line["level"], line["in_flight"], line["action_ids"]) == ("warning", 1, ["s0"])
+        async with WorkerProcess(make_settings(redis_url, asterisk, name="second")) as worker:
+            assert (await desk.settled("s0"))["state"] == "unknown"
+            line = await worker.said("settled")
+            assert (line["level"], line["action_id"], line["state"]) == ("warning", "s0", "unknown")
+            assert await worker.terminate() == 0
+            assert not worker.lines("stopping with actions in flight: the next worker finds out what became of them")
+
+
 @pytest.mark.parametrize("own_redis", ["redis"], indirect=True)
 async def test_a_stop_while_redis_is_away_is_no_error(own_redis: RedisServer, asterisk: SimulatedAsterisk) -> None:
     settings = make_settings(own_redis.url, asterisk, drain_s=0.3)
