@@ -28,6 +28,11 @@ def file(tmp_path: Path) -> str:
     return str(path)
 
 
+def test_its_help_tells_each_exit_code() -> None:
+    codes = amibus("worker", "--help").stdout.partition("Exit codes:")[2]
+    assert re.findall(r"^ +([0-9]+) ", codes, re.MULTILINE) == ["0", "1", "2", "70", "78"]
+
+
 def test_a_flag_wins_over_the_environment_and_that_over_the_file(file: str) -> None:
     shown = config("--config", file, "--rate", "10", AMIBUS_RATE="5", AMIBUS_RATE_CALLS="6")
     assert shown["rate"] == ("10.0", "flag --rate")

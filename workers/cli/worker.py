@@ -38,6 +38,9 @@ def worker(config: str | None, print_config: bool, until_drained: bool, **flags:
     \b
     Exit codes:
       0   stopped as asked, or drained
+      1   ended at once by a second signal: the next worker finds out what became of what was in flight
+      2   wrong use
+      70  an error that nobody expected, which the log tells
       78  a setting cannot work, Asterisk refused the login, or Redis is unsuitable: mend it first
     """
     flags = given(flags)
