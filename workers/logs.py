@@ -14,8 +14,11 @@ MASK = "***"
 
 def configure(log_format: str = "auto", level: str = "info") -> None:
     """Set up structlog for the process. Log lines go to the standard error output."""
-    console = sys.stderr.isatty() if log_format == "auto" else log_format == "console"
-    renderer: Any = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    is_terminal = sys.stderr.isatty()
+    console = is_terminal if log_format == "auto" else log_format == "console"
+    renderer: Any = (
+        structlog.dev.ConsoleRenderer(colors=is_terminal) if console else structlog.processors.JSONRenderer()
+    )
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

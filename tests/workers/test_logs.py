@@ -1,6 +1,7 @@
 """Log lines: for people or machines, on the standard error output, and never a secret or a control character."""
 
 import json
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -35,6 +36,17 @@ def test_where_nobody_looks_lines_are_json(capsys: pytest.CaptureFixture[str]) -
         3,
     )
     assert read["timestamp"].endswith("Z")
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_lines_for_people_have_colours_on_a_terminal_only(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, is_terminal: bool
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+    configure("console")
+    structlog.get_logger().warning("redis is away", waiting="events")
+    [line] = lines(capsys)
+    assert ("\x1b[" in line) == is_terminal
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
