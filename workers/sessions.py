@@ -92,6 +92,8 @@ class Sessions:
         self._lost: dict[str, str] = {}
         """The sessions lost of which the log does not say so yet, and why."""
         self.banner = ""
+        self.why = ""
+        """What keeps a session away, or actions waiting, as was seen last; empty while all are there."""
         self.ready = asyncio.Event()
         """Set while all sessions have been there and Asterisk is fully booted, until that for events is lost."""
 
@@ -164,10 +166,10 @@ class Sessions:
             except LoginRefused as error:
                 self._refused(role, error)
             except (OSError, RemoteProtocolError, ConnectionLost, _NotNow) as error:
+                what = str(error) or "timeout"
+                self.why = f"no session with {self._settings.ami}: {what}"
                 if not failures:
-                    log.warning(
-                        "asterisk is away", session=role, address=self._settings.ami, error=str(error) or "timeout"
-                    )
+                    log.warning("asterisk is away", session=role, address=self._settings.ami, error=what)
                 failures += 1
                 await asyncio.sleep(backoff.next_s())
 
@@ -213,6 +215,7 @@ class Sessions:
         sentence = f"Asterisk at {self._settings.ami} refused the login of {username!r} ({error.message}): {advice}"
         if not gate.accepted:
             raise SettingsError(sentence)
+        self.why = sentence
         if not gate.complained:
             gate.complained = True
             log.error("login refused", session=role, hint=sentence, retry_s=REFUSED_RETRY_S)
@@ -238,26 +241,35 @@ class Sessions:
             " a user of its own for the events is set by ami_events_username"
         )
         log.warning("actions wait for Asterisk's event FullyBooted", waited_s=BOOT_PATIENCE_S, hint=hint)
+        self.why = f"actions wait for Asterisk's event FullyBooted: {hint}"
 
     def _arrive(self, role: str, connection: Connection) -> None:
         self._connections[role] = connection
         self.banner = connection.banner
         if role == EVENTS and not self._booted.is_set():
             self._watch_boot(True)
+        if self._are_all:
+            self.why = ""
         if self.is_ready:
             log.info("asterisk session is back", session=role)
             self._on_back(role)
         self._look_if_ready()
 
     def _look_if_ready(self) -> None:
-        if self.is_ready or not self._booted.is_set() or len(self._connections) != 1 + len(ACTION_ROLES):
+        if self.is_ready or not self._booted.is_set() or not self._are_all:
             return
         self.ready.set()
+        self.why = ""
         log.info("asterisk is here", address=self._settings.ami, banner=self.banner)
         self._on_ready()
 
+    @property
+    def _are_all(self) -> bool:
+        return len(self._connections) == 1 + len(ACTION_ROLES)
+
     def _leave(self, role: str, why: str) -> None:
         self._connections.pop(role, None)
+        self.why = why
         if self.is_ready or self._lost:
             self._tell_of_loss(role, why)
         if role == EVENTS:

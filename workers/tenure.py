@@ -54,6 +54,8 @@ DRAINED_PERIOD_S: Final = 0.1
 STUCK_S: Final = 30.0
 """Without any progress for so long while Redis answers, the service manager is to start the worker anew."""
 
+DISK_FULL: Final = "the journal's disk is full: nothing that changes something is sent"
+
 log = structlog.get_logger()
 
 
@@ -392,6 +394,7 @@ class Tenure:
             "version": amibus_version(),
             "asterisk": self._asterisk,
             "state": "paused" if self._diary.is_full and self._state == "connected" else self._state,
+            "why": DISK_FULL if self._diary.is_full else self._sessions.why,
             "epoch": self._lease.epoch,
             "started_at": f"{self._lease.started_at:.6f}",
             "clock_stepped_s": f"{self._clock.stepped_s:.3f}",

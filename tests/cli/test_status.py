@@ -2,6 +2,8 @@
 
 import json
 import signal
+import tempfile
+from contextlib import ExitStack
 
 from tests.cli.commands import Running, amibus, connected, until
 from tests.cli.conftest import Station
@@ -65,3 +67,23 @@ def test_no_server_at_all(redis_url_of_nobody: str) -> None:
     outcome = amibus("status", "--prefix", "other", "--redis", redis_url_of_nobody)
     assert outcome.returncode == 0
     assert outcome.stdout == f"no server has had a worker yet on {redis_url_of_nobody}\n"
+
+
+def test_it_says_why_a_worker_cannot_work(station: Station) -> None:
+    with ExitStack() as stack:
+        asterisk = stack.enter_context(Running("simulate", "--port", "0"))
+        address = asterisk.line(" on ").partition(" on ")[2].split()[0]
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="amibus-journal-"))
+        own = {"AMIBUS_SERVER": "pbx3", "AMIBUS_AMI": address, "AMIBUS_JOURNAL_DIR": directory}
+        worker = stack.enter_context(Running("worker", settings=station.settings | own))
+        connected(station.url, "pbx3", worker)
+        assert "why:" not in station.amibus("status", "pbx3").stdout
+        asterisk.process.terminate()
+        asterisk.wait()
+
+        def shown() -> list[str]:
+            return station.amibus("status", "pbx3").stdout.splitlines()
+
+        reason = f"why:        no session with {address}: "
+        until(lambda: any(line.startswith(reason) for line in shown()), "the reason")
+        assert shown()[0] == "pbx3  asterisk-away"

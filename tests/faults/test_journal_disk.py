@@ -167,6 +167,7 @@ async def test_a_disk_that_is_full_for_a_while(
         await all_end(desk, "expired", "late-0", "late-1")
         began = time.monotonic()
         beat = await eventually(desk.heartbeat)
+        assert beat["why"] == "the journal's disk is full: nothing that changes something is sent"
         await eventually(lambda: time.monotonic() - began > 2.5)
         await eventually(lambda: beats_on(desk, beat["heartbeat_at"]))
         assert len(worker.lines(FULL)) == 1

@@ -230,18 +230,24 @@ async def test_a_restart_of_asterisk_is_survived_and_told_once(redis_url: str, a
         with capture_logs() as logs:
             await asterisk.stop()
             await eventually(lambda: is_in_state(desk, "asterisk-away"))
-            await eventually(lambda: [line for line in logs if line["event"] == "asterisk is away"])
+            [away] = await eventually(lambda: [line for line in logs if line["event"] == "asterisk is away"])
+            await eventually(lambda: says_why(desk, f"no session with {asterisk.address}: {away['error']}"))
             for n in range(20):
                 await desk.add("Setvar", f"s{n}", Variable="x", Value=n)
             await asterisk.start()
             for n in range(20):
                 assert (await desk.settled(f"s{n}"))["state"] == "done"
+        await eventually(lambda: says_why(desk, ""))
         await eventually(lambda: gaps_are(desk, 2))
         names = [event.name for event in await desk.events("BusConnected", "BusGap", "FullyBooted")]
         assert names[-3:] == ["FullyBooted", "BusConnected", "BusGap"]
         told = [line["event"] for line in logs if line["log_level"] != "debug"]
         assert told == ["asterisk session lost", "asterisk is away", "asterisk is here"]
         assert [each.action_id for each in asterisk.written if each.action == "Setvar"] == [f"s{n}" for n in range(20)]
+
+
+async def says_why(desk: Desk, why: str) -> bool:
+    return (await desk.heartbeat())["why"] == why
 
 
 async def is_in_state(desk: Desk, state: str) -> bool:

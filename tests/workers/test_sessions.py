@@ -175,8 +175,10 @@ async def test_a_login_refused_later_is_tried_seldom_and_told_once(
             refused = [login.at for login in asterisk.logins if not login.accepted]
             # Three sessions of one user, and still one login at a time.
             assert all(later - earlier >= 0.29 for earlier, later in pairwise(refused))
+            assert "AMIBUS_AMI_SECRET" in story.sessions.why
             asterisk.faults.refuse_login = False
             await eventually(lambda: sum(each.endswith("back") for each in story.told) == 3)
+            assert story.sessions.why == ""
     told = [line for line in logs if line["event"] == "login refused"]
     assert len(told) == 1
     assert "AMIBUS_AMI_SECRET" in told[0]["hint"]

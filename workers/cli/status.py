@@ -118,6 +118,8 @@ def _show_one(output: Output, overview: Overview) -> None:
     if not overview["alive"]:
         seen = "never seen" if overview["heartbeat_age_s"] is None else f"last heartbeat {_age(overview)}"
         output.line((f"No worker is alive ({seen}): what is queued waits.", "red"))
+    if why := overview["worker"].get("why"):
+        output.line((f"{'why:':<11}", "dim"), (why, "yellow"), between=" ")
     for name, text in _facts(overview):
         output.line((f"{name + ':':<11}", "dim"), text, between=" ")
     _show_results(output, overview)
