@@ -41,14 +41,15 @@ def passes(error: Exception) -> bool:
 @contextlib.contextmanager
 def tolerated(what: str) -> Iterator[None]:
     """Let pass what passes by itself: this will be tried again anyway."""
+    this = waiter(what, is_patient=True)
     try:
         yield
     except Exception as error:
         if not passes(error):
             raise
-        outage().failed(waiter(what), error)
+        outage().failed(this, error)
     else:
-        outage().over(waiter(what))
+        outage().over(this)
 
 
 async def until_done(what: str, call: Callable[[], Awaitable[Any]]) -> Any:

@@ -10,6 +10,7 @@ import structlog
 from redis.exceptions import (
     ConnectionError,  # noqa: A004
     OutOfMemoryError,
+    ResponseError,
 )
 
 LINE_S: Final = 1.0
@@ -30,13 +31,16 @@ class Waiter(NamedTuple):
 
     what: str
     task: "asyncio.Future[Any]"
+    is_patient: bool = False
+    """Its next try may be far: that Redis can be reached again others know sooner."""
 
 
 class Outage:
     """All who wait for one Redis, and what has been said of it: a line at its beginning, and one at its end."""
 
     def __init__(self) -> None:
-        self._waiting: set[Waiter] = set()
+        self._waiting: dict[Waiter, bool] = {}
+        """And whether it takes a success of its own to end that."""
         self._said: dict[tuple[str, str], float] = {}
         self._failures = 0
         self._line_at = -math.inf
@@ -46,7 +50,7 @@ class Outage:
         """Something did not work and will be tried again. Say how that ends by `over` or `forget`."""
         now = time.monotonic()
         is_first = waiter not in self._waiting
-        self._waiting.add(waiter)
+        self._waiting[waiter] = not waiter.is_patient or isinstance(error, ResponseError)
         self._failures += 1
         if is_first and _is_cut(error):
             return  # the next try makes a new connection: where that works there was no outage
@@ -62,7 +66,8 @@ class Outage:
         """It worked. That is the end, unless somebody else still waits."""
         if not self._failures:
             return
-        self._waiting = {each for each in self._waiting if each != waiter and not each.task.done()}
+        self._waiting.pop(waiter, None)
+        self._waiting = {each: own for each, own in self._waiting.items() if own and not each.task.done()}
         if not self._waiting:
             if self._said:
                 log.info("redis is back", waiting=waiter.what, failures=self._failures)
@@ -71,7 +76,7 @@ class Outage:
 
     def forget(self, waiter: Waiter) -> None:
         """It waits no more: what worked next is the end. Without effect after `over`."""
-        self._waiting.discard(waiter)
+        self._waiting.pop(waiter, None)
 
     def is_news(self, event: str) -> bool:
         """Whether this may be said now: somebody may do it to us again and again. True at most once in `LINE_S`."""
@@ -107,6 +112,6 @@ def outage() -> Outage:
     return _OUTAGES[loop]
 
 
-def waiter(what: str) -> Waiter:
+def waiter(what: str, *, is_patient: bool = False) -> Waiter:
     """The one that this task is, where it does this."""
-    return Waiter(what, cast("asyncio.Task[Any]", asyncio.current_task()))
+    return Waiter(what, cast("asyncio.Task[Any]", asyncio.current_task()), is_patient)

@@ -134,6 +134,27 @@ def test_whose_task_is_done_waits_no_more(a: Waiter, b: Waiter) -> None:
     assert said(logs) == [("warning", AWAY), ("info", "redis is back")]
 
 
+def test_who_tries_again_seldom_does_not_hold_up_the_end_where_others_have_reached_redis(a: Waiter) -> None:
+    it = Outage()
+    patient = Waiter("z", a.task, is_patient=True)
+    with structlog.testing.capture_logs() as logs:
+        for error in (GONE, GONE):
+            it.failed(patient, error)
+        it.over(a)
+        assert said(logs) == [("warning", AWAY), ("info", "redis is back")]
+
+
+def test_what_redis_refuses_to_one_is_over_when_it_takes_it(a: Waiter) -> None:
+    it = Outage()
+    patient = Waiter("z", a.task, is_patient=True)
+    with structlog.testing.capture_logs() as logs:
+        it.failed(patient, ResponseError("NOREPLICAS x"))
+        it.over(a)
+        assert said(logs) == [("warning", AWAY)]
+        it.over(patient)
+    assert said(logs) == [("warning", AWAY), ("info", "redis is back")]
+
+
 def test_what_is_done_to_us_again_and_again_is_news_once_a_second(clock: Clock) -> None:
     it = Outage()
     seen = []
