@@ -29,7 +29,7 @@ PAGE: Final = 500
 """Entries read at once: some hundred KB, decoded in a few milliseconds."""
 
 BLOCK_S: Final = 5.0
-"""How long one XREAD waits for news. The connection is given this and `REPLY_TIMEOUT_S` before it is taken for gone."""
+"""How long an XREAD waits for news. The connection is given this and `REPLY_TIMEOUT_S` before it is taken for gone."""
 
 NOW: Final = "$"
 _PLACE: Final = re.compile(r"\d{1,20}(-\d{1,20})?")
@@ -67,7 +67,8 @@ class EventStream:
                 try:
                     if link is None:
                         link = await self._links.open()
-                    page = await self._read(link)
+                    # The first answer is not waited for: from then on it is known that this Redis serves us.
+                    page = await self._read(link, BLOCK_S if served else 0.0)
                     if not served or failures:
                         pause, failures, served = pauses(), 0, True
                 except Interrupted as error:
@@ -118,11 +119,10 @@ class EventStream:
             event = stream_event(self._position, field_of(fields, b"data"))
             self._seen = None if event is None else (event.epoch, event.seq)
 
-    async def _read(self, link: Link) -> list[Any]:
-        command = pack_command(
-            "XREAD", "COUNT", PAGE, "BLOCK", int(BLOCK_S * 1000), "STREAMS", self._keys.events, self._position
-        )
-        [reply] = await link.execute([command], timeout_s=BLOCK_S + REPLY_TIMEOUT_S)
+    async def _read(self, link: Link, block_s: float) -> list[Any]:
+        block = ("BLOCK", int(block_s * 1000)) if block_s else ()  # BLOCK 0 would wait for ever
+        command = pack_command("XREAD", "COUNT", PAGE, *block, "STREAMS", self._keys.events, self._position)
+        [reply] = await link.execute([command], timeout_s=block_s + REPLY_TIMEOUT_S)
         if isinstance(reply, redis.ResponseError):
             if is_transient(reply):
                 await link.close()

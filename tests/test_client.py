@@ -1218,6 +1218,31 @@ async def test_events_after_a_restart_go_on_where_they_were(own_redis: RedisServ
         await events.aclose()
 
 
+async def test_events_of_a_quiet_server_outlast_a_restart_in_their_first_seconds(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_stream_module, "ATTEMPTS", 1)
+    async with FakeWorker(own_redis.url) as worker, Bus(own_redis.url) as bus:
+        events = bus.server("pbx1").events(since="0")
+        reading = asyncio.create_task(anext(events))
+        with own_redis.client() as admin:
+            await until(lambda: any("b" in client["flags"] for client in admin.client_list()))
+        own_redis.kill()
+        await asyncio.to_thread(own_redis.start)
+
+        async def written() -> bool:
+            try:
+                await worker.event("First")
+            except redis.RedisError:
+                return False
+            return True
+
+        await until(written)
+        async with asyncio.timeout(60):
+            assert (await reading).name == "First"
+        await events.aclose()
+
+
 @pytest.mark.parametrize("names", [(), ("Wanted",)])
 async def test_a_reader_overtaken_by_trimming_is_told(
     worker: FakeWorker, pbx: Server, admin: redis.Redis, names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
