@@ -1,4 +1,5 @@
-"""`python -m tests.faults`: a campaign of random faults. Ends 1 if a promise was broken, with the seed to replay it."""
+"""`python -m tests.faults`: a campaign of random faults. Ends 1 if a promise was broken, with the seed to replay it; 2
+on wrong use."""
 
 import argparse
 import asyncio
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (KeyboardInterrupt, asyncio.CancelledError):
             print("interrupted: what follows is what was done until then", file=sys.stderr)
         if given.json:
-            print(json.dumps({"seed": options.seed, **tally.as_dict()}, indent=2))
+            print(json.dumps({"seed": options.played_seed, **tally.as_dict()}, indent=2))
         else:
             show(options, tally)
         sys.stdout.flush()
@@ -48,7 +49,7 @@ async def _until_told(campaign: Campaign) -> None:
 
 def show(options: Options, tally: Tally) -> None:
     """The report for people."""
-    print(f"seed {options.seed}: {tally.rounds} rounds, {tally.actions} actions, {tally.writes} writes,")
+    print(f"seed {options.played_seed}: {tally.rounds} rounds, {tally.actions} actions, {tally.writes} writes,")
     print(f"  {tally.lives} lives of workers, {tally.kills} killed, {tally.retries} retries")
     ended = sum(tally.points.values())
     print(f"  kill points: {len(tally.seen)} seen, {len(tally.points)} of them used, {ended} times")
@@ -66,19 +67,16 @@ def show(options: Options, tally: Tally) -> None:
         print(f"  after {', '.join(failure.mishaps)}; logs, history and stories are in {failure.directory}")
         for violation in failure.violations[:10]:
             print(f"  {violation}")
-    print("verdict: " + ("broken" if tally.failures else "every promise was kept"))
+    kept = "every promise was kept" if tally.rounds else "nothing was tried"
+    print("verdict: " + ("broken" if tally.failures else kept))
 
 
 def _options(given: argparse.Namespace) -> Options:
-    only = [name for name in (given.only or "").split(",") if name]
-    for name in only:
-        if name not in MISHAPS:
-            sys.exit(f"--only: {name} is none of {', '.join(MISHAPS)}")
     return Options(
         seed=random.SystemRandom().getrandbits(32) if given.seed is None else given.seed,
         kinds=KINDS if given.redis == "both" else (given.redis,),
-        minutes=given.minutes, actions=given.actions, rounds=given.rounds, only=only, worlds=given.worlds,
-        layout=given.layout, kill=Orders.parse(given.kill) if given.kill else None, replay=given.replay,
+        minutes=given.minutes, actions=given.actions, rounds=given.rounds, only=given.only, worlds=given.worlds,
+        layout=given.layout, kill=given.kill, replay=given.replay,
         variant=given.variant,
     )  # fmt: skip
 
@@ -86,18 +84,49 @@ def _options(given: argparse.Namespace) -> Options:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--seed", type=int, help="of the campaign (default: a random one, which is printed)")
-    parser.add_argument("--minutes", type=float, default=1.0, help="how long (default 1)")
-    parser.add_argument("--actions", type=int, default=0, help="stop after so many actions")
-    parser.add_argument("--rounds", type=int, default=0, help="stop after so many rounds")
+    parser.add_argument("--minutes", type=minutes, default=1.0, help="how long (default 1)")
+    parser.add_argument("--actions", type=number, default=0, help="stop after so many actions")
+    parser.add_argument("--rounds", type=number, default=0, help="stop after so many rounds")
     parser.add_argument("--redis", choices=(*KINDS, "both"), default="both", help="kind of server")
     parser.add_argument("--layout", choices=LAYOUTS, default="", help="of Redis: alone or with a replica and sentinels")
-    parser.add_argument("--only", metavar="FAULT,...", help=f"of {', '.join(MISHAPS)}")
-    parser.add_argument("--worlds", type=int, default=2, help="how many at once (default 2)")
-    parser.add_argument("--kill", metavar="POINT:N", help="end the first worker of each round there")
+    parser.add_argument("--only", type=_faults, default=[], metavar="FAULT,...", help=f"of {', '.join(MISHAPS)}")
+    parser.add_argument("--worlds", type=number, default=2, help="how many at once (default 2)")
+    parser.add_argument("--kill", type=_orders, metavar="POINT:N", help="end the first worker of each round there")
     parser.add_argument("--replay", type=int, metavar="SEED", help="run one round again")
     parser.add_argument("--variant", choices=tuple(VARIANTS), default="", help="a deliberately broken worker")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
+
+
+def minutes(text: str) -> float:
+    """More than none."""
+    if not float(text) > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not more than 0")
+    return float(text)
+
+
+def number(text: str) -> int:
+    """Not less than 0."""
+    if int(text) < 0:
+        raise argparse.ArgumentTypeError(f"{text} is less than 0")
+    return int(text)
+
+
+def _faults(text: str) -> list[str]:
+    names = [name for name in text.split(",") if name]
+    for name in names:
+        if name not in MISHAPS:
+            raise argparse.ArgumentTypeError(f"{name} is none of {', '.join(MISHAPS)}")
+    if not names:
+        raise argparse.ArgumentTypeError("no fault is named")
+    return names
+
+
+def _orders(text: str) -> Orders:
+    try:
+        return Orders.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 if __name__ == "__main__":

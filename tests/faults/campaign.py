@@ -61,6 +61,11 @@ class Options:
     layout: str = ""
     """One of `redis_side.LAYOUTS`; empty: by turns."""
 
+    @property
+    def played_seed(self) -> int:
+        """The seed that decides all: that of the campaign, or of the one round."""
+        return self.seed if self.replay is None else self.replay
+
 
 @dataclass
 class Failure:

@@ -1,9 +1,7 @@
 """`python -m tests.faults.figures`: the fault matrix, row by row, with the figures that its tests note. Ends 1 if a row
-fails.
+fails, 2 if none was run. Further arguments go to pytest: `-k failover`, `-n 2`."""
 
-Further arguments go to pytest: `-k failover`, `-n 2`.
-"""
-
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -32,14 +30,19 @@ class Row:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run them; the exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    usage = "%(prog)s [-h] [ARGUMENT OF PYTEST ...]"
+    parser = argparse.ArgumentParser("python -m tests.faults.figures", usage, __doc__, allow_abbrev=False)
+    _, passed_on = parser.parse_known_args(arguments)
     with tempfile.TemporaryDirectory(prefix="amibus-figures-") as directory:
         report = Path(directory) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-q", *ROWS, f"--junitxml={report}", "-o", "junit_family=xunit1"]
-        code = subprocess.run([*command, *arguments], check=False).returncode
+        code = subprocess.run([*command, *passed_on], check=False).returncode
         rows = read(report.read_text()) if report.exists() else []
+    if not rows:
+        print("no test was run: see what pytest says", file=sys.stderr)
+        return 2
     show(rows, Console())
-    return 0 if code == 0 and rows else 1
+    return 0 if code == 0 else 1
 
 
 def read(report: str) -> list[Row]:

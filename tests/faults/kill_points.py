@@ -53,8 +53,10 @@ class Orders:
 
     @classmethod
     def parse(cls, text: str) -> "Orders":
-        """`POINT:N`, as `--kill` takes it."""
+        """`POINT:N`, as `--kill` takes it. Raises `ValueError`."""
         point, _, visit = text.rpartition(":")
+        if not point or not visit.isdecimal() or int(visit) < 1:
+            raise ValueError(f"{text!r} is not POINT:N, as in lease.py:renew:88@woken:3")
         return cls(point, int(visit))
 
 
