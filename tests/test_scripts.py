@@ -317,7 +317,7 @@ async def test_rubbish_in_the_epoch_fences_and_is_mended_by_the_next_holder(desk
     await desk.redis.set(desk.keys.epoch, epoch)
     job = await desk.job()
     assert await desk.mark(job) == []
-    new, *_ = await desk.scripts["acquire"](desk.redis, 7, "me", 60_000, "")
+    new, *_ = await desk.scripts["acquire"](desk.redis, 7, "me", 60_000, "", "1")
     assert new > 1_000_000_000, "above all that was ever counted"
     desk.epoch = new
     assert await desk.mark(job) == ["sending"]
@@ -332,7 +332,7 @@ async def test_an_epoch_or_lease_of_another_type_is_mended_too(desk: Desk) -> No
     assert await desk.events(1) == 0
     assert await desk.scripts["beat"](desk.redis, 1, "me", 60_000, 90_000, ["a", "b"]) == [0]
     assert await desk.scripts["release"](desk.redis, 1) == 0
-    desk.epoch, *_ = await desk.scripts["acquire"](desk.redis, 0, "me", 60_000, "")
+    desk.epoch, *_ = await desk.scripts["acquire"](desk.redis, 0, "me", 60_000, "", "1")
     assert await desk.mark(job) == ["sending"]
 
 
@@ -744,7 +744,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
 
 async def test_every_key_is_in_the_slot_of_its_server(cluster: RedisServer) -> None:
     desk = Desk(cluster.url, "SPUBLISH")
-    desk.epoch, *_ = await desk.scripts["acquire"](desk.redis, 0, "me", 60_000, "")
+    desk.epoch, *_ = await desk.scripts["acquire"](desk.redis, 0, "me", 60_000, "", "1")
     for lane in LANES:
         await desk.redis.xgroup_create(desk.keys.lane(lane), GROUP, id="0", mkstream=True)
     for lane in LANES:
@@ -773,34 +773,45 @@ async def test_every_key_is_in_the_slot_of_its_server(cluster: RedisServer) -> N
 
 async def test_the_lease_is_held_by_one_and_each_holder_has_a_higher_epoch(desk: Desk) -> None:
     acquire, release = desk.scripts["acquire"], desk.scripts["release"]
-    assert await acquire(desk.redis, 0, "one", 60_000, "") == [2, b"", 1, b""]
-    assert await acquire(desk.redis, 0, "two", 60_000, "") == [0, b"one", b"none", 2]
+    assert await acquire(desk.redis, 0, "one", 60_000, "", "1") == [2, b"", 1, b""]
+    assert await acquire(desk.redis, 0, "two", 60_000, "", "1") == [0, b"one", b"none", 2]
     assert 0 < await desk.redis.pttl(desk.keys.lease) <= 60_000
     assert await release(desk.redis, 2) == 1
     await desk.redis.hset(desk.keys.holder, "redis", "an id")
-    assert await acquire(desk.redis, 0, "two", 60_000, "") == [3, b"", 2, b"an id"]
+    assert await acquire(desk.redis, 0, "two", 60_000, "", "1") == [3, b"", 2, b"an id"]
     assert await release(desk.redis, 2) == 0
     assert await desk.redis.get(desk.keys.lease) == b"two"
 
 
 async def test_a_lease_is_taken_from_a_holder_whose_heartbeat_stands_still(desk: Desk) -> None:
     acquire = desk.scripts["acquire"]
-    await acquire(desk.redis, 0, "one", 60_000, "")
+    await acquire(desk.redis, 0, "one", 60_000, "", "1")
     await desk.redis.hset(desk.keys.worker, "heartbeat_at", "7.5")
-    assert await acquire(desk.redis, 0, "two", 60_000, "7.25") == [0, b"one", b"7.5", 2], "it has beaten since"
-    assert (await acquire(desk.redis, 0, "two", 60_000, "7.5"))[0] == 3
+    assert await acquire(desk.redis, 0, "two", 60_000, "7.25", "1") == [0, b"one", b"7.5", 2], "it has beaten since"
+    assert (await acquire(desk.redis, 0, "two", 60_000, "7.5", "1"))[0] == 3
     assert await desk.redis.get(desk.keys.lease) == b"two"
+
+
+async def test_who_only_looks_at_the_lease_does_not_take_it(desk: Desk) -> None:
+    acquire = desk.scripts["acquire"]
+    assert await acquire(desk.redis, 0, "two", 60_000, "", "0") == [0, b"", b"", 1]
+    assert await desk.redis.exists(desk.keys.lease) == 0
+    await acquire(desk.redis, 0, "one", 60_000, "", "1")
+    assert await acquire(desk.redis, 0, "two", 60_000, "", "0") == [0, b"one", b"none", 2]
+    assert await acquire(desk.redis, 0, "two", 60_000, "none", "0") == [0, b"", b"", 2]
+    assert await desk.redis.get(desk.keys.lease) == b"one"
+    assert await desk.redis.get(desk.keys.epoch) == b"2"
 
 
 async def test_a_redis_that_lost_its_memory_hands_out_no_epoch_twice(desk: Desk) -> None:
     await desk.redis.flushall()
-    assert await desk.scripts["acquire"](desk.redis, 41, "me", 60_000, "") == [42, b"", 0, b""]
+    assert await desk.scripts["acquire"](desk.redis, 41, "me", 60_000, "", "1") == [42, b"", 0, b""]
     assert await desk.redis.get(desk.keys.epoch) == b"42"
 
 
 async def test_a_lease_that_would_never_end_is_nobodys(desk: Desk) -> None:
     await desk.redis.set(desk.keys.lease, "rubbish")
-    assert (await desk.scripts["acquire"](desk.redis, 0, "me", 60_000, ""))[0] == 2
+    assert (await desk.scripts["acquire"](desk.redis, 0, "me", 60_000, "", "1"))[0] == 2
 
 
 async def test_the_heartbeat_renews_the_lease_and_both_end_by_themselves(desk: Desk) -> None:

@@ -2,11 +2,12 @@
 
 import asyncio
 import json
+import math
 import os
 import secrets
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import structlog
@@ -25,6 +26,9 @@ MARGIN: Final = 0.2
 STILL: Final = 1.5
 """Lives of the lease after which a heartbeat that stands still is that of a dead worker: a living one beats four times
 in a life."""
+
+LEFT: Final = 2.0
+"""Lives of the lease for which a free one is left to others, who look ten times in a life."""
 
 DOUBTS: Final = 16
 """So many are kept: of the two oldest of more than that one is made."""
@@ -79,40 +83,58 @@ class Lease:
         """The entity id of the Asterisk that is served, once it is known; told to those who stand by."""
         self.started_at = 0.0
 
-    async def acquire(self, on_holder: Callable[[Holder], Awaitable[None]] | None = None) -> None:
-        """Wait until nobody else holds the lease, and take it. `on_holder` hears of the present holder at each look."""
+    async def acquire(self, on_look: Callable[[Holder], bool] | None = None) -> None:
+        """Wait until nobody else holds the lease, and take it.
+
+        `on_look` hears of the present holder (empty: there is none) at each look, and says whether others are to go
+        first: then a free lease is taken only when it has been free for `LEFT` lives.
+        """
         waiting_for = ""
         seen, since, dead_beat = (b"", b""), time.monotonic(), b""
+        is_left, left_until = False, math.inf
         while True:
             await until_done("redis' time", lambda: self._clock.ask(self._redis))
             asked_at = time.monotonic()
-            epoch, *answer = await until_done("the lease", lambda: self._try(dead_beat))  # noqa: B023
+            take = not is_left or asked_at >= left_until
+            epoch, *answer = await until_done("the lease", lambda: self._try(dead_beat, take))  # noqa: B023
             if epoch:
-                self.epoch_remembered = int(answer[1])
-                self.has_gone_back = self.epoch_remembered < self.epoch
-                self.epoch_before = max(self.epoch, self.epoch_remembered)
-                self.redis_before = answer[2].decode(errors="replace")
-                self.epoch = epoch
-                self._valid_until = asked_at + self._life_s * (1 - MARGIN)
-                self.started_at = self._clock.now()
-                log.info("lease taken", epoch=epoch, server=self._settings.server)
+                self._begin(epoch, int(answer[1]), answer[2], asked_at)
                 return
-            holder = _read_holder(answer[0])
-            name = holder.get("worker", "?")
-            if name != waiting_for:
-                log.info("standing by: another worker serves this server", server=self._settings.server, holder=name)
-                waiting_for = name
-            if on_holder is not None:
-                await on_holder(holder)
             self.epoch = max(self.epoch, int(answer[2]))
-            if seen != (answer[0], answer[1]):
-                seen, since = (answer[0], answer[1]), asked_at
-            still = time.monotonic() - since > self._life_s * STILL
-            if still and not dead_beat:
-                log.error("the lease lives on and its worker does not: has Redis' clock been set back?", holder=name)
-            dead_beat = answer[1] if still else b""
+            holder = _read_holder(answer[0]) if answer[0] else {}
+            if on_look is not None:
+                is_left = on_look(holder)
+            if answer[0]:
+                left_until = math.inf
+                name = holder.get("worker", "?")
+                if name != waiting_for:
+                    waiting_for = name
+                    log.info(
+                        "standing by: another worker serves this server", server=self._settings.server, holder=name
+                    )
+                if seen != (answer[0], answer[1]):
+                    seen, since = (answer[0], answer[1]), asked_at
+                still = time.monotonic() - since > self._life_s * STILL
+                if still and not dead_beat:
+                    log.error(
+                        "the lease lives on and its worker does not: has Redis' clock been set back?", holder=name
+                    )
+                dead_beat = answer[1] if still else b""
+            elif left_until == math.inf:
+                waiting_for, seen, left_until = "", (b"", b""), asked_at + self._life_s * LEFT
+                log.warning("nobody serves this server: left to other standbys for a while", wait_s=self._life_s * LEFT)
             notify("WATCHDOG=1")  # standing by is what it is there for
             await asyncio.sleep(self._life_s / 10)
+
+    def _begin(self, epoch: int, remembered: int, redis_before: bytes, asked_at: float) -> None:
+        self.epoch_remembered = remembered
+        self.has_gone_back = remembered < self.epoch
+        self.epoch_before = max(self.epoch, remembered)
+        self.redis_before = redis_before.decode(errors="replace")
+        self.epoch = epoch
+        self._valid_until = asked_at + self._life_s * (1 - MARGIN)
+        self.started_at = self._clock.now()
+        log.info("lease taken", epoch=epoch, server=self._settings.server)
 
     async def overtake(self, epoch: int) -> None:
         """Take the lease, which is ours, anew, one above this epoch, which Redis has forgotten."""
@@ -186,9 +208,10 @@ class Lease:
         found: Any = await self._redis.hmget(self._settings.keys.holder, ["doubts"])
         self.doubts = _read_doubts(found[0])
 
-    async def _try(self, dead_beat: bytes) -> list[Any]:
+    async def _try(self, dead_beat: bytes, take: bool) -> list[Any]:
         life_ms = int(self._life_s * 1000)
-        answer: list[Any] = await self._acquire(self._redis, self.epoch, self._holder(), life_ms, dead_beat)
+        mode = "1" if take else "0"
+        answer: list[Any] = await self._acquire(self._redis, self.epoch, self._holder(), life_ms, dead_beat, mode)
         return answer
 
     def _holder(self) -> str:

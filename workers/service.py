@@ -57,7 +57,7 @@ async def serve(settings: Settings, stopping: asyncio.Event | None = None, *, un
         log.info("redis is here", redis=server_name(info))
         notify("READY=1")
         while True:
-            await unless(stopping, lease.acquire(standby.check))
+            await unless(stopping, standby.take_over(lease))
             try:
                 journal = await _open_journal(settings, clock, lease, stopping)
                 if journal is None:

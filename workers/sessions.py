@@ -182,12 +182,12 @@ class Sessions:
             try:
                 connection = await self._open(role)
             except LoginRefused as error:
-                if not error.wrong_credentials and not _in_use(error):
+                if not is_refusal(error):
                     raise _NotNow(error.message) from None
                 gate.not_before = time.monotonic() + REFUSED_RETRY_S
                 raise
             except LocalProtocolError as error:
-                raise SettingsError(f"the user name {username!r} cannot be sent to Asterisk: {error}") from None
+                raise SettingsError(unsendable(username, error)) from None
             gate.accepted, gate.complained = True, False
             return connection
 
@@ -207,12 +207,7 @@ class Sessions:
     def _refused(self, role: str, error: LoginRefused) -> None:
         username = self._user(role)[0]
         gate = self._gates[username]
-        own = role == EVENTS and username != self._settings.ami_username
-        setting = "AMIBUS_AMI_EVENTS_SECRET" if own else "AMIBUS_AMI_SECRET"
-        advice = f"compare the user name and {setting} (or {setting}_FILE) with its manager.conf"
-        if _in_use(error):
-            advice = "set allowmultiplelogin=yes for it in manager.conf, since the worker has several sessions"
-        sentence = f"Asterisk at {self._settings.ami} refused the login of {username!r} ({error.message}): {advice}"
+        sentence = refusal(self._settings, username, error)
         if not gate.accepted:
             raise SettingsError(sentence)
         self.why = sentence
@@ -286,6 +281,25 @@ class Sessions:
     def _log_loss(self) -> None:
         lost, self._lost = self._lost, {}
         log.warning("asterisk session lost", session=",".join(lost), why=next(iter(lost.values())))
+
+
+def is_refusal(error: LoginRefused) -> bool:
+    """Whether this user is not let in. Else Asterisk takes no login at the moment: it is shutting down."""
+    return error.wrong_credentials or _in_use(error)
+
+
+def refusal(settings: Settings, username: str, error: LoginRefused) -> str:
+    """What an operator is told of a refused login."""
+    setting = "AMIBUS_AMI_SECRET" if username == settings.ami_username else "AMIBUS_AMI_EVENTS_SECRET"
+    advice = f"compare the user name and {setting} (or {setting}_FILE) with its manager.conf"
+    if _in_use(error):
+        advice = "set allowmultiplelogin=yes for it in manager.conf, since the worker has several sessions"
+    return f"Asterisk at {settings.ami} refused the login of {username!r} ({error.message}): {advice}"
+
+
+def unsendable(username: str, error: LocalProtocolError) -> str:
+    """What an operator is told of a user name that does not fit in a header."""
+    return f"the user name {username!r} cannot be sent to Asterisk: {error}"
 
 
 def _in_use(error: LoginRefused) -> bool:

@@ -136,6 +136,7 @@ BROKEN: Final = (
     Broken("its own lease is another's", "acquire", " and present ~= holder and", " and"),
     Broken("an epoch is handed out twice", "acquire", "math.max(count, floor) + 1", "count + 1"),
     Broken("an epoch has two holders", "acquire", "math.max(count, floor) + 1", "math.max(count, floor, 1)"),
+    Broken("who only looks takes the lease", "acquire", "take == '0'", "false"),
     Broken("the lease has no end", "acquire", "holder, 'PX', life_ms)", "holder)"),
     Broken("a stale epoch renews the lease", "beat", STALE, "false"),
     Broken("a beat does not renew the lease", "beat", "redis.call('SET', root .. 'lease', ARGV[3], 'PX', ARGV[4])\n", ""),

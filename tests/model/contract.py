@@ -248,11 +248,13 @@ class Model:
 
     # -- the lease
 
-    def acquire(self, floor: int, holder: str, life_ms: int, dead_beat: str) -> list[Any]:
+    def acquire(self, floor: int, holder: str, life_ms: int, dead_beat: str, take: str) -> list[Any]:
         """One holder at a time, each with an epoch above all that it knows of."""
         beat = self.heartbeat.get("heartbeat_at", b"none").decode()
         if self.lease not in ("", holder) and beat != dead_beat:
             return [0, self.lease, beat, self.epoch]
+        if take == "0":
+            return [0, "", "", self.epoch]
         before, self.epoch = self.epoch, max(self.epoch, floor) + 1
         self.lease, self.ends["lease"] = holder, life_ms
         return [self.epoch, "", before, ""]

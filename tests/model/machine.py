@@ -361,17 +361,22 @@ class ScriptsMachine(RuleBasedStateMachine):
         self._mark(worker, worker.unsent(), ONCE, probe=False)
 
     def _acquire(self, worker: Worker, dead_beat: str) -> bool:
-        """The others see it while they stand by."""
-        args = (worker.floor, worker.holder, LEASE_MS, dead_beat)
-        answer = self.real.acquire(*args)
-        call = Call("acquire", worker.epoch, verdicts=[str(part) for part in answer])
-        self._agree(call, [str(part) for part in self.model.acquire(*args)])
+        """Look first, then take it. The others see it while they stand by."""
+        self._try_lease(worker, dead_beat, "0")
+        answer = self._try_lease(worker, dead_beat, "1")
         if answer[0]:
             worker.epoch = answer[0]
             worker.seq, worker.batch, worker.held = 0, [], {}
             for other in self.workers.values():
                 other.floor = answer[0]
         return bool(answer[0])
+
+    def _try_lease(self, worker: Worker, dead_beat: str, take: str) -> list[Any]:
+        args = (worker.floor, worker.holder, LEASE_MS, dead_beat, take)
+        answer = self.real.acquire(*args)
+        call = Call("acquire", worker.epoch, verdicts=[str(part) for part in answer])
+        self._agree(call, [str(part) for part in self.model.acquire(*args)])
+        return answer
 
     # -- steps
 

@@ -68,8 +68,8 @@ class Real:
         answer = self._call("publish_events", epoch, "PUBLISH", LENGTH, 1, first, hole_before, batch)
         return ["", answer[1]] if isinstance(answer, list) else int(answer)
 
-    def acquire(self, floor: int, holder: str, life_ms: int, dead_beat: str) -> list[Any]:
-        answer = self._call("acquire", floor, holder, life_ms, dead_beat)
+    def acquire(self, floor: int, holder: str, life_ms: int, dead_beat: str, take: str) -> list[Any]:
+        answer = self._call("acquire", floor, holder, life_ms, dead_beat, take)
         return [part.decode() if isinstance(part, bytes) else part for part in answer]
 
     def beat(self, epoch: int, holder: str, lives_ms: tuple[int, int], beat: Sequence[str]) -> tuple[int, str]:

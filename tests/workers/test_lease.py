@@ -15,7 +15,7 @@ from tests.workers.worker_process import Desk, eventually, soon
 from workers import lease as lease_module
 from workers.clock import ServerClock
 from workers.config import Settings
-from workers.lease import DOUBTS, Lease, LeaseLost
+from workers.lease import DOUBTS, Holder, Lease, LeaseLost
 from workers.redis_client import connect
 
 
@@ -80,8 +80,8 @@ async def test_a_reply_that_was_long_on_its_way_counts_from_the_question(
     clock = SetClock(monkeypatch)
     async with holding(redis_url, lease_s=600.0) as lease:
 
-        async def slowly(dead_beat: bytes) -> list[Any]:
-            answer = await ask(dead_beat)
+        async def slowly(dead_beat: bytes, take: bool) -> list[Any]:
+            answer = await ask(dead_beat, take)
             clock.at += 300.0
             return answer
 
@@ -138,8 +138,8 @@ async def test_a_standby_takes_the_lease_at_its_first_look_after_its_end(
         pauses: list[float] = []
         look, pause = standby._try, asyncio.sleep
 
-        async def watched_look(dead_beat: bytes) -> list[Any]:
-            answer = await look(dead_beat)
+        async def watched_look(dead_beat: bytes, take: bool) -> list[Any]:
+            answer = await look(dead_beat, take)
             looks.append(bool(answer[0]))
             return answer
 
@@ -154,6 +154,38 @@ async def test_a_standby_takes_the_lease_at_its_first_look_after_its_end(
         assert looks == [False] * len(pauses) + [True]
         assert pauses == [pytest.approx(life_s / 10)] * len(pauses)
         assert pauses
+
+
+async def test_a_free_lease_is_left_to_others_for_a_while(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And taken then: where nobody can do better, somebody serves."""
+    clock = SetClock(monkeypatch)
+    looks: list[Holder] = []
+
+    def left(holder: Holder) -> bool:
+        looks.append(holder)
+        return True
+
+    async with holding(redis_url, lease_s=1.0) as lease, holding(redis_url, "two", lease_s=60.0) as good:
+        await soon(good.acquire())
+        waiting = asyncio.create_task(lease.acquire(left))
+        await eventually(lambda: looks)
+        assert looks[0]["worker"] == "two"
+        with capture_logs() as logs:
+            for _ in range(2):  # each time that it becomes free
+                await good.release()
+                await eventually(lambda: looks[-1] == {})
+                clock.at += 1.9
+                since = len(looks)
+                await eventually(lambda: len(looks) >= since + 3)  # noqa: B023
+                await soon(good.acquire())
+                await eventually(lambda: looks[-1] != {})
+            await good.release()
+            await eventually(lambda: looks[-1] == {})
+            clock.at += 2.1
+            await soon(waiting)
+    assert lease.epoch == good.epoch + 1 == 4
+    left_to_others = [line for line in logs if line["event"].startswith("nobody serves")]
+    assert [line["wait_s"] for line in left_to_others] == [2.0] * 3
 
 
 async def test_a_redis_that_lost_its_memory_hands_out_no_epoch_twice(redis_url: str) -> None:
