@@ -29,6 +29,9 @@ def worker(config: str | None, print_config: bool, until_drained: bool, **flags:
     gives the lease back and ends; for scripts, and before a move. Where another worker serves this server it stands by
     first, and while Asterisk is away it waits, also with nothing on the queue.
 
+    A second worker for the same server stands by. It refuses to do so for another Asterisk than the one that is served;
+    they are told apart by their entity ids, which asterisk.conf must set (entityid) where two run on one host.
+
     \b
     Examples:
       AMIBUS_AMI_SECRET_FILE=/etc/amibus/secret amibus worker --server pbx1
