@@ -120,6 +120,8 @@ class Lease:
                         "the lease lives on and its worker does not: has Redis' clock been set back?", holder=name
                     )
                 dead_beat = answer[1] if still else b""
+            elif not is_left:
+                continue  # as it has turned out since the look before
             elif left_until == math.inf:
                 waiting_for, seen, left_until = "", (b"", b""), asked_at + self._life_s * LEFT
                 log.warning("nobody serves this server: left to other standbys for a while", wait_s=self._life_s * LEFT)

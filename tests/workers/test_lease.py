@@ -188,6 +188,25 @@ async def test_a_free_lease_is_left_to_others_for_a_while(redis_url: str, monkey
     assert [line["wait_s"] for line in left_to_others] == [2.0] * 3
 
 
+async def test_who_need_not_wait_any_more_takes_a_free_lease_at_once(redis_url: str) -> None:
+    looks: list[Holder] = []
+
+    def is_left_while_held(holder: Holder) -> bool:
+        looks.append(holder)
+        return bool(holder)
+
+    async with holding(redis_url, lease_s=10.0) as lease, holding(redis_url, "two", lease_s=60.0) as good:
+        await soon(good.acquire())
+        with capture_logs() as logs:
+            waiting = asyncio.create_task(lease.acquire(is_left_while_held))
+            await eventually(lambda: looks)
+            await good.release()
+            await soon(waiting)
+    assert looks[-1] == {}
+    assert looks.count({}) == 1
+    assert [line["event"] for line in logs] == ["standing by: another worker serves this server", "lease taken"]
+
+
 async def test_a_redis_that_lost_its_memory_hands_out_no_epoch_twice(redis_url: str) -> None:
     async with holding(redis_url) as lease, Desk(redis_url) as desk:
         await desk.redis.set(desk.keys.epoch, 41)
