@@ -52,6 +52,11 @@ class Calls:
     def __len__(self) -> int:
         return len(self._calls)
 
+    def pass_on(self, *, on_truth: Callable[[str, Outcome], None], on_note: Callable[[Note], None]) -> None:
+        """The tenure in which they were followed is over, and these listen in the next one of the same process."""
+        self._on_truth, self._on_note = on_truth, on_note
+        self.look_away()
+
     def expect(self, action_id: str, channel_id: str, sending_at: float | None = None) -> asyncio.Future[Outcome]:
         """An Originate is about to be written, or may have been. The future is what became of it: its
         OriginateResponse, or that its call was found answered. `sending_at` is in unix seconds by Redis' clock.
@@ -111,8 +116,12 @@ class Calls:
 
     def load(self, legs: Mapping[str, str], records: Mapping[str, Mapping[str, str]]) -> None:
         """Take over the legs (Uniqueid -> ActionID) that an earlier worker left; `records`: what the record of each
-        action says, where there is one: of its fields `state`, `call` and `uniqueid` count."""
+        action says, where there is one: of its fields `state`, `call` and `uniqueid` count. Of calls that are followed
+        already more is known than that."""
+        known = {*self._calls}
         for uniqueid, action_id in legs.items():
+            if action_id in known:
+                continue
             record = records.get(action_id, {"call": "dialing"})
             seen = record.get("call")
             call = self._calls.setdefault(action_id, Call(action_id, record.get("uniqueid", uniqueid)))

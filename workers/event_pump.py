@@ -13,7 +13,7 @@ import structlog
 from redis.asyncio import Redis
 
 from broker.ami import SENSITIVE_EVENTS, Event, Headers, is_secret_name, mask
-from broker.codec import BusEvent, event_map, pack
+from broker.codec import BusEvent, decode_message, event_map, pack
 from broker.entry import entry_time
 from broker.scripts import Script
 from workers.batch import until_done
@@ -66,6 +66,9 @@ class EventPump:
         self._publish = Script("publish_events", settings.keys)
         self._withheld = SENSITIVE_EVENTS - {name.lower() for name in settings.sensitive_events}
         self._buffer = _make_buffer(settings)
+        self._epoch = lease.epoch
+        self._published_since = lease.started_at
+        """When this process began to publish: the earliest that it knows of, should Redis forget all of it."""
         self._seq = 0
         """Of the last event in the buffer; those before it are numbered without a hole."""
         self._awaited: dict[int, Event] = {}
@@ -155,7 +158,7 @@ class EventPump:
         needed: bool,
     ) -> bool:
         """Pack an event, as the script will read it, into the buffer, unless there is no room."""
-        server, epoch, seq = self._settings.server, self._lease.epoch, self._seq + 1
+        server, epoch, seq = self._settings.server, self._epoch, self._seq + 1
         message = pack(event_map(BusEvent(server, name, headers, action_ids, epoch, seq, followed)))
         notes = [*self._orphans.all(), *notes]
         item = (name, message, action_ids, notes, followed) if followed else (name, message, action_ids, notes)
@@ -251,7 +254,7 @@ class EventPump:
             self._note_forgotten(*answer)
             answer = await self._send_from(self._last_out + 1, batch)
         if not answer:
-            raise LeaseLost(f"epoch {self._lease.epoch} is over")
+            raise LeaseLost(f"epoch {self._epoch} is over")
 
     async def _send_from(self, first: int, batch: list[bytes]) -> Any:
         """`first`: the seq of the first in the batch."""
@@ -260,24 +263,67 @@ class EventPump:
             hole_before = first = first - 1
             batch = [self._forgotten[1], *batch]
         return await self._publish(
-            self._redis, self._lease.epoch, self._publish_command, settings.events_length,
+            self._redis, self._epoch, self._publish_command, settings.events_length,
             int(settings.event_channels), first, hole_before,
             _packer.pack_array_header(len(batch)) + b"".join(batch),
         )  # fmt: skip
 
     def _note_forgotten(self, last_entry: bytes, last_seq: int) -> None:
         """Events are missing in the stream that had been there: the announcement takes the place of the last one."""
-        seq = self._last_out
-        since = entry_time(last_entry.decode()) or self._lease.started_at
-        # Where not even one of this worker's is there, earlier ones may be missing as well: nobody can say how many.
-        dropped = seq - last_seq if last_seq else ""
-        log.warning("redis has forgotten events", forgotten=dropped or "all that this worker had published")
-        headers = _headers(
-            {"reason": "forgotten", "since": f"{since:.6f}", "until": f"{self._now():.6f}", "dropped": dropped}
-        )
-        message = pack(event_map(BusEvent(self._settings.server, "BusGap", headers, [], self._lease.epoch, seq)))
+        seq, headers = self._last_out, self._of_forgotten(last_entry.decode(), last_seq)
+        message = pack(event_map(BusEvent(self._settings.server, "BusGap", headers, [], self._epoch, seq)))
         self._forgotten = seq + 1, _packer.pack(("BusGap", message, [], []))
         self._on_gap()
+
+    def _of_forgotten(self, last_entry: str, last_seq: int) -> Headers:
+        """The `BusGap` for what was published behind this entry of the stream, which is the last (or 0-0: none is
+        there), and its event's seq (0: it is none of this epoch)."""
+        since = entry_time(last_entry) or self._published_since
+        # Where not even one of this worker's is there, earlier ones may be missing as well: nobody can say how many.
+        dropped = self._last_out - last_seq if last_seq else ""
+        log.warning("redis has forgotten events", forgotten=dropped or "all that this worker had published")
+        return _headers(
+            {"reason": "forgotten", "since": f"{since:.6f}", "until": f"{self._now():.6f}", "dropped": dropped}
+        )
+
+    # -- from epoch to epoch
+
+    async def take_over(self, former: "EventPump", last_entry: str, last: BusEvent | None) -> bool:
+        """Go on for the pump of this process's former epoch, which Redis has forgotten: announce what it published and
+        is not in the stream any more, and publish what it could not. `last_entry` is the stream's last entry (0-0: none
+        is there), `last` its event. To be called before anything else comes. Returns whether something was
+        forgotten."""
+        self._published_since = former._published_since
+        out = former._last_out
+        there = last.seq if last is not None and last.epoch == former._epoch else 0
+        is_forgotten = there < out
+        if is_forgotten:
+            self.announce_headers("BusGap", former._of_forgotten(last_entry, there))
+        while former._buffer:
+            try:
+                batch = await former._buffer.next_batch()
+            except SpoolLost as lost:
+                former._lose(lost.count)
+                continue
+            for item in batch:
+                out += 1
+                if out > there:  # else it is out, and only the reply was lost
+                    self._put_again(item, former._awaited.get(out))
+            former._buffer.remove(len(batch))
+            await asyncio.sleep(0)
+        self._orphans.add(former._orphans.all())
+        if former._gap.dropped:
+            self._gap = _Gap(self._gap.dropped + former._gap.dropped, former._gap.since)
+            self.events_dropped += former._gap.dropped
+        return is_forgotten
+
+    def _put_again(self, item: bytes, awaited: Event | None) -> None:
+        """Have an event that was packed in a former epoch published in this one."""
+        # The message is no text; so it comes back as it was.
+        _, message, _, notes, *_ = msgpack.unpackb(item, unicode_errors="surrogateescape")
+        event = decode_message(message.encode(errors="surrogateescape"))
+        assert isinstance(event, BusEvent)
+        self._put(event.name, event.headers, event.action_ids, notes, awaited, event.calls, needed=True)
 
     def _sent(self, count: int) -> None:
         self._buffer.remove(count)

@@ -57,6 +57,15 @@ class Follows:
     def __len__(self) -> int:
         return len(self._follows)
 
+    def pass_on(self, on_end: Callable[[str, str], None]) -> None:
+        """The tenure in which they were followed is over, and this one listens in the next of the same process."""
+        self._on_end = on_end
+        self.look_away()
+
+    def deadlines(self) -> dict[str, float]:
+        """By target: until when it is followed."""
+        return {follow.target: follow.until for follow in self._follows.values()}
+
     def begin(self, target: str, until: float) -> Follow:
         """Follow this channel, or go on following it for longer. Raises `TooManyFollows`."""
         follow = self._follows.get(target)

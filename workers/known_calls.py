@@ -32,8 +32,12 @@ class KnownCalls:
         self._is_over = is_over
 
     async def load(self) -> None:
-        """Take over the calls that are alive, and those that were about to be placed."""
-        self._calls.load(*await until_done("the calls alive", self._read))
+        """Take over the calls that are alive, and those that were about to be placed; and tell Redis what it has
+        forgotten of those that are followed already."""
+        legs, records = await until_done("the calls alive", self._read)
+        for note in self._calls.recall(legs):
+            self._pump.note(note)
+        self._calls.load(legs, records)
 
     async def tell_again(self) -> None:
         """Redis may have gone back in time: tell it what it has forgotten of our calls, and go on until all it takes

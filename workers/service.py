@@ -16,7 +16,8 @@ from workers.clock import ServerClock
 from workers.config import Settings
 from workers.diary import journal_directory
 from workers.journal import Journal, JournalBusy, JournalError, JournalFull
-from workers.lease import Doubt, Lease, LeaseLost
+from workers.lease import Doubt, Holder, Lease, LeaseLost
+from workers.legacy import Legacy
 from workers.notify import notify
 from workers.outage import outage
 from workers.redis_check import check_redis, publish_command, server_name
@@ -51,13 +52,14 @@ async def serve(settings: Settings, stopping: asyncio.Event | None = None, *, un
     redis = connect(settings.redis, settings.keys)
     clock = ServerClock()
     lease, standby = Lease(redis, settings, clock), Standby(settings)
+    legacy = Legacy()
     log.info("starting", server=settings.server, asterisk=settings.ami, worker=settings.name, version=amibus_version())
     try:
         info = await unless(stopping, check_redis(redis, settings.redis))
         log.info("redis is here", redis=server_name(info))
         notify("READY=1")
         while True:
-            await unless(stopping, standby.take_over(lease))
+            await unless(stopping, standby.take_over(lease, legacy.drop))
             try:
                 journal = await _open_journal(settings, clock, lease, stopping)
                 if journal is None:
@@ -65,11 +67,15 @@ async def serve(settings: Settings, stopping: asyncio.Event | None = None, *, un
                 else:
                     with contextlib.closing(journal):
                         doubtful_before = await unless(stopping, _doubtful_before(lease, journal, clock.now()))
-                        tenure = Tenure(redis, settings, clock, lease, journal, publish_command(info), doubtful_before)
+                        tenure = Tenure(
+                            redis, settings, clock, lease, journal, publish_command(info), doubtful_before,
+                            legacy.take(lease),
+                        )  # fmt: skip
                         await tenure.run(stopping, until_drained=until_drained)
                         if until_drained:
                             return
             except* LeaseLost as lost:
+                legacy.leave(tenure)
                 if outage().is_news("fenced"):
                     log.error("fenced: another worker has taken over, or Redis was emptied", why=str(_leaf(lost)))
     except Stopped:
@@ -77,6 +83,7 @@ async def serve(settings: Settings, stopping: asyncio.Event | None = None, *, un
             await lease.release()
         log.info("stopped")
     finally:
+        legacy.drop()
         await redis.aclose()
 
 

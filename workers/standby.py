@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -43,15 +44,22 @@ class Standby:
         """When the next look is due (monotonic)."""
         self._looking: asyncio.Task[None] | None = None
 
-    async def take_over(self, lease: Lease) -> None:
-        """Take the lease once nobody else holds it; if our Asterisk is away, let other standbys go first.
+    async def take_over(self, lease: Lease, on_other: Callable[[], None] = lambda: None) -> None:
+        """Take the lease once nobody else holds it; if our Asterisk is away, let other standbys go first. `on_other` is
+        called whenever another worker is seen to serve.
 
         Raises `SettingsError` if it refuses the very first login, or if the worker that serves has another one, as far
         as that can be told.
         """
         self._accepted = self._accepted or bool(lease.entity)  # we have served it
+
+        def on_look(holder: Holder) -> bool:
+            if holder:
+                on_other()
+            return self._on_look(holder)
+
         try:
-            await lease.acquire(self._on_look)
+            await lease.acquire(on_look)
         finally:
             if self._looking is not None:
                 self._looking.cancel()

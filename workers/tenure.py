@@ -12,8 +12,10 @@ import structlog
 from redis.asyncio import Redis
 
 from broker.ami import Exchange, Headers
+from broker.codec import BusEvent
 from broker.entry import entry_time
 from broker.keys import LANES, servers_key
+from broker.messages import stream_event
 from workers.action_worker import ActionWorker
 from workers.batch import tolerated, until_done
 from workers.calls import Calls
@@ -64,8 +66,11 @@ class Tenure:
 
     def __init__(
         self, redis: "Redis", settings: Settings, clock: ServerClock, lease: Lease, journal: Journal, publish: str,
-        doubtful_before: float = 0.0,
+        doubtful_before: float = 0.0, former: "Tenure | None" = None,
     ) -> None:  # fmt: skip
+        """`former`: the last one of this process, if Redis has forgotten it and nobody has served since. What it knows
+        goes on here."""
+        self._former = former
         self._redis = redis
         self._settings = settings
         self._clock = clock
@@ -77,13 +82,15 @@ class Tenure:
             settings.rate, {CALLS: settings.rate_calls, CHANGES: settings.rate_changes, READS: settings.rate_reads}
         )
         self._schedule = Schedule(rates, clock.now)
-        self._calls = Calls(
-            clock.now,
-            int(settings.record_s * 1000),
-            on_truth=self._on_truth,
-            on_note=self._note,
-        )
-        self._follows = Follows(clock.now, self._on_follow_ended)
+        if former is None:
+            self._calls = Calls(
+                clock.now, int(settings.record_s * 1000), on_truth=self._on_truth, on_note=self._note
+            )  # fmt: skip
+            self._follows = Follows(clock.now, self._on_follow_ended)
+        else:
+            self._calls, self._follows = former._calls, former._follows
+            self._calls.pass_on(on_truth=self._on_truth, on_note=self._note)
+            self._follows.pass_on(self._on_follow_ended)
         self._pump = EventPump(
             redis, settings, lease, self._calls, self._follows, clock.now, publish,
             on_gap=self._on_gap,
@@ -111,7 +118,8 @@ class Tenure:
         )  # fmt: skip
         self._recovery = Recovery(redis, settings, lease, self._reader, self._worker, self._calls)
         self._asterisk = ""
-        self._away_since = clock.now()
+        self._away_since: float | None = 0.0
+        """Since when nobody has seen events (unix seconds by Redis' clock; 0: nobody knows); None: they come."""
         self._away_why = "worker-start"
         self._state = "asterisk-away"
         self._queued = 0
@@ -126,8 +134,13 @@ class Tenure:
 
     async def run(self, stopping: asyncio.Event, *, until_drained: bool = False) -> None:
         """Serve until the stop, then drain and release. Raises `LeaseLost` or `SettingsError` in a group; `Stopped`
-        before anything was begun."""
-        await unless(stopping, self._look_back())
+        before anything was begun. After `LeaseLost` it may be the `former` of another, or is to be closed."""
+        try:
+            await unless(stopping, self._look_back())
+        except BaseException:
+            self.close()
+            raise
+        is_fenced = False
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
@@ -147,6 +160,9 @@ class Tenure:
                 for task in (*tasks, *self._beside):
                     task.cancel()
         except* LeaseLost:
+            is_fenced = True
+            if self._away_since is None:
+                self._away_since = self._clock.now()
             raise
         except* Exception:
             self._journal.close()
@@ -155,25 +171,50 @@ class Tenure:
             raise
         finally:
             self._group = None
-            self._pump.close()
+            if not is_fenced:
+                self.close()
             await self._worker.stop()
             self._diary.close()
             self._journal.close()
         await self._lease.release()
 
+    def close(self) -> None:
+        """Leave nothing behind of the events that were not published."""
+        self._pump.close()
+        if self._former is not None:
+            self._former.close()
+
     async def _look_back(self) -> None:
         """Find out what an earlier worker left, and since when nobody has watched."""
         # First of all: what Redis forgets after it was read is to be told again.
         self._redis_known_by = await until_done("what Redis is", self._lease.identify_redis)
+        entry, last = await until_done("the last event", self._last_event)
+        self._away_since = entry_time(entry)
+        if self._former is not None:
+            former, self._former = self._former, None
+            try:
+                is_forgotten = await self._pump.take_over(former._pump, entry, last)
+            finally:
+                former.close()
+            if is_forgotten or not self._away_since:
+                self._away_since = former._away_since
         await self._known_calls.load()
         await self._load_follows()
-        last = await until_done("the last event", lambda: self._redis.xrevrange(self._settings.keys.events, count=1))
-        if last:
-            self._away_since = entry_time(last[0][0].decode())
+
+    async def _last_event(self) -> tuple[str, BusEvent | None]:
+        """The last entry of the stream, 0-0 if there is none, and its event, if it is one."""
+        entries: Any = await self._redis.xrevrange(self._settings.keys.events, count=1)
+        if not entries:
+            return "0-0", None
+        [(entry, fields)] = entries
+        return entry.decode(), stream_event(entry.decode(), fields.get(b"data", b""))
 
     async def _load_follows(self) -> None:
-        """Go on following what an earlier worker did."""
+        """Go on following what an earlier worker did; and tell Redis of what is followed already."""
         key = self._settings.keys.follows
+        deadlines: dict[Any, Any] = dict(self._follows.deadlines())
+        if deadlines:
+            await until_done("the calls that are followed", lambda: self._redis.hset(key, mapping=deadlines))
         raw: Any = await until_done("the calls that are followed", lambda: self._redis.hgetall(key))
         for target, until in raw.items():
             with contextlib.suppress(TooManyFollows, ValueError):
@@ -300,11 +341,11 @@ class Tenure:
             self._pump.note(note)
         pump, settings = self._pump, self._settings
         pump.announce("BusConnected", asterisk=self._asterisk, address=settings.ami, worker=settings.name)
-        if self._away_since:
-            since, until = f"{self._away_since:.6f}", f"{self._clock.now():.6f}"
+        if self._away_since is not None:
+            since, until = f"{self._away_since:.6f}" if self._away_since else "", f"{self._clock.now():.6f}"
             # How many there were nobody knows: Asterisk does not keep them for those who are away.
             pump.announce("BusGap", reason=self._away_why, since=since, until=until, dropped="")
-            self._away_since = 0.0
+            self._away_since = None
             self._tell_alive(channels)
         for note, ended in endings:
             if ended is not None:
@@ -333,7 +374,7 @@ class Tenure:
         self._follows.look_away()
         if self._state == "connected":
             self._set_state("asterisk-away")
-        if not self._away_since:
+        if self._away_since is None:
             self._away_since, self._away_why = self._clock.now(), "connection-lost"
 
     def _on_back(self, role: str) -> None:

@@ -547,3 +547,15 @@ async def test_what_was_to_be_placed_by_a_lost_worker_and_is_not_alive_is_forgot
     (note,) = calls.see({})
     assert (note["id"], note["drop"]) == ("a1", ["u1"])
     assert len(calls) == 1, "whoever waits for the other finds out himself"
+
+
+async def test_in_the_next_tenure_more_is_known_of_a_call_than_redis_says(calls: Calls, heard: Heard) -> None:
+    calls.expect("a1", "u1")
+    for each in (newchannel("u1", "u1"), event("Newstate", Uniqueid="u1", ChannelState="6")):
+        calls.attribute(each)
+    next_one = Heard()
+    calls.pass_on(on_truth=next_one.truth, on_note=next_one.notes.append)
+    calls.load({"gone": "a1", "u2": "a2"}, {"a1": {"call": "dialing"}})
+    assert calls.alive() == {"u1", "u2"}
+    calls.doubt("a1", "u1")
+    assert ([truth[:2] for truth in next_one.truths], heard.truths) == ([("a1", "done")], [])

@@ -44,10 +44,6 @@ class Rig:
         self.gaps: list[int] = []
         """What waited for Redis when it was seen that consumers have missed events."""
         self.follows = Follows(clock.now, self.follow_ended)
-        self.pump = EventPump(
-            self.redis, self.settings, self.lease, self.calls, self.follows, lambda: self.now, "PUBLISH",
-            on_gap=lambda: self.gaps.append(self.pump.queued),
-        )  # fmt: skip
         self.task: asyncio.Task[None] | None = None
 
     def follow_ended(self, target: str, reason: str) -> None:
@@ -55,7 +51,15 @@ class Rig:
 
     async def open(self) -> "Rig":
         await self.lease.acquire()
+        self.pump = self.make_pump()
         return self
+
+    def make_pump(self) -> EventPump:
+        """One for the lease's present epoch."""
+        return EventPump(
+            self.redis, self.settings, self.lease, self.calls, self.follows, lambda: self.now, "PUBLISH",
+            on_gap=lambda: self.gaps.append(self.pump.queued),
+        )  # fmt: skip
 
     def run(self) -> None:
         self.task = asyncio.create_task(self.pump.run())
@@ -555,3 +559,118 @@ async def test_a_gap_whose_reply_was_lost_is_told_once(make: Callable[..., Any])
     assert [(read.name, read.seq) for read in out] == [
         ("Newexten", 1), ("Newexten", 2), ("BusGap", 3), ("Newexten", 4), ("Newexten", 5),
     ]  # fmt: skip
+
+
+# -- from epoch to epoch
+
+
+async def last_event(rig: Rig) -> tuple[str, BusEvent | None]:
+    entries: Any = await Redis.xrevrange(rig.redis, rig.keys.events, count=1)
+    for entry, fields in entries:
+        found = decode_message(fields[b"data"])
+        assert isinstance(found, BusEvent)
+        return entry.decode(), found
+    return "0-0", None
+
+
+async def succeed(rig: Rig) -> bool:
+    """The epoch is over, and another pump goes on; whether Redis has forgotten events of it."""
+    assert rig.task is not None
+    await asyncio.wait([rig.task])
+    assert isinstance(rig.task.exception(), LeaseLost)
+    await rig.lease.acquire()
+    assert rig.lease.has_gone_back
+    former, rig.pump = rig.pump, rig.make_pump()
+    try:
+        return await rig.pump.take_over(former, *await last_event(rig))
+    finally:
+        former.close()
+        rig.run()
+
+
+@pytest.mark.parametrize("spool", [False, True])
+async def test_what_waited_when_redis_was_emptied_comes_after_what_it_has_forgotten(
+    make: Callable[..., Any], tmp_path: Path, spool: bool
+) -> None:
+    more = {"event_spool_dir": str(tmp_path), "event_buffer_mb": 0.001} if spool else {}
+    rig = await make(**more)
+    rig.run()
+    await publish(rig, 1, 4)
+    started_at = rig.lease.started_at
+    await rig.redis.flushall()
+    note = {"id": "a1", "add": ["u1"], "drop": [], "fields": [], "ttl_ms": None}
+    rig.pump.offer(Event(Headers([("Event", "Odd"), ("Text", "\u00e4")], ("Text",))))
+    rig.pump.announce_headers("BusMine", Headers([("Twice", "1"), ("Twice", "2")]), ["a1"], [note], ["u9"])
+    for each in numbered(4, 60):
+        rig.pump.offer(each)
+    rig.pump.note({**note, "add": ["u2"]})
+    assert bool(rig.pump.spooled) is spool
+    assert await succeed(rig)
+    gap, first, second, *others = await publish(rig, 60, 61)
+    since = [("reason", "forgotten"), ("since", f"{started_at:.6f}"), ("until", "7.000000"), ("dropped", "")]
+    assert (gap.name, gap.headers.pairs) == ("BusGap", since)
+    assert (first.headers.get("Text"), first.headers.latin1) == ("\u00e4", ("Text",))
+    assert (second.headers.get_all("Twice"), second.action_ids, second.calls) == (["1", "2"], ["a1"], ["u9"])
+    assert [each.headers.get("Number") for each in others] == [str(number) for number in range(4, 61)]
+    assert [each.seq for each in (gap, first, second, *others)] == list(range(1, len(others) + 4))
+    assert {each.epoch for each in (gap, first, second, *others)} == {rig.lease.epoch}
+    assert await rig.redis.hgetall(rig.keys.legs) == {b"u1": b"a1", b"u2": b"a1"}
+    await rig.redis.flushall()
+    rig.pump.offer(event("Newexten", Number="61"))
+    assert await succeed(rig)
+    assert (await rig.out())[0].headers.get("since") == f"{started_at:.6f}", "what was forgotten before is, still"
+
+
+async def test_nothing_is_forgotten_where_only_the_epoch_is(make: Callable[..., Any]) -> None:
+    rig = await make()
+    rig.run()
+    await publish(rig, 1, 4)
+    await rig.redis.delete(rig.keys.epoch, rig.keys.lease)
+    rig.pump.offer(event("Newexten", Number="4"))
+    assert not await succeed(rig)
+    out = await publish(rig, 5, 6)
+    assert [each.headers.get("Number") for each in out] == ["1", "2", "3", "4", "5"]
+
+
+async def test_a_part_that_is_forgotten_with_the_epoch_is_counted(make: Callable[..., Any]) -> None:
+    rig = await make()
+    rig.run()
+    await publish(rig, 1, 11)
+    [(entry, _)] = await forget(rig, 4)
+    await rig.redis.delete(rig.keys.epoch, rig.keys.lease)
+    rig.pump.offer(event("Newexten", Number="11"))
+    assert await succeed(rig)
+    gap, after = (await rig.out())[6:]
+    assert (gap.name, gap.headers.get("dropped"), after.headers.get("Number")) == ("BusGap", "4", "11")
+    assert gap.headers.get("since") == f"{int(entry.split(b'-')[0]) / 1000:.6f}"
+
+
+async def test_what_is_out_and_whose_reply_was_lost_is_not_published_again(make: Callable[..., Any]) -> None:
+    async def lossy(*arguments: Any) -> Any:
+        await publish_once(*arguments)
+        await rig.redis.delete(rig.keys.epoch, rig.keys.lease)
+        raise ConnectionError("the reply was lost")
+
+    rig = await make()
+    publish_once, rig.pump._publish = rig.pump._publish, lossy
+    rig.pump.offer(event("Newexten", Number="1"))
+    rig.run()
+    await until(lambda: rig.redis.exists(rig.keys.events))
+    rig.pump._publish = publish_once
+    rig.pump.offer(event("Newexten", Number="2"))
+    assert not await succeed(rig)
+    assert [each.headers.get("Number") for each in await rig.out()] == ["1", "2"]
+
+
+async def test_what_had_been_dropped_is_told_in_the_next_epoch(make: Callable[..., Any]) -> None:
+    rig = await make(event_buffer_mb=0.001)
+    for each in numbered(0, 100):
+        rig.pump.offer(each)
+    dropped = rig.pump.events_dropped
+    assert dropped
+    await rig.redis.flushall()
+    rig.run()
+    assert not await succeed(rig)
+    *_, gap = await rig.out()
+    assert (gap.headers.get("reason"), gap.headers.get("dropped")) == ("overflow", str(dropped))
+    assert rig.pump.events_dropped == dropped

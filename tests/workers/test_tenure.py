@@ -1,10 +1,14 @@
 """What a worker that lives on does for a Redis that has gone back in time."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 
 import pytest
 
+from broker import Bus, Call
+from broker.codec import BusEvent
 from broker.keys import GROUP
 from tests.workers.worker_process import USERS, Desk, WorkerProcess, eventually, make_settings
 from workers.simulated import SimulatedAsterisk
@@ -128,3 +132,109 @@ async def test_what_was_under_way_then_is_found_by_the_next_worker(redis_url: st
         async with working(redis_url, asterisk):
             record = await desk.settled("a2")
             assert (record["state"], record["error_code"]) == ("unknown", "record-lost")
+
+
+# -- Redis is emptied: the tenure ends, and the next one of the same process knows what it did
+
+
+async def empty(desk: Desk, worker: WorkerProcess) -> None:
+    """FLUSHALL, and what the worker does about it."""
+    await desk.redis.flushall()
+    await worker.connected()
+
+
+async def collected(call: Call) -> list[BusEvent]:
+    return [event async for event in call.events()]
+
+
+def hang_up(asterisk: SimulatedAsterisk, uniqueid: str) -> None:
+    (leg,) = [leg for leg in asterisk.switch.legs if leg.uniqueid == uniqueid]
+    leg.call.hang_up(leg, 16)
+
+
+async def has_gaps(desk: Desk, count: int) -> bool:
+    return len(await desk.events("BusGap")) == count
+
+
+async def test_all_that_an_emptied_redis_has_forgotten_is_in_a_gap(redis_url: str, asterisk: SimulatedAsterisk) -> None:
+    async with working(redis_url, asterisk) as (worker, desk):
+        await desk.originate("call", Data="0")
+        await desk.reaches("call", call="ended")
+        started_at = float((await desk.heartbeat())["started_at"])
+        for _ in range(2):  # what was forgotten then is missing still
+            await empty(desk, worker)
+            await eventually(lambda: has_gaps(desk, 2))
+            forgotten, unseen = [gap.headers for gap in await desk.events("BusGap")]
+            assert (forgotten["reason"], unseen["reason"]) == ("forgotten", "worker-start")
+            assert float(forgotten["since"]) == started_at
+            assert float(unseen["since"]) <= float(forgotten["until"])
+            events = await desk.events()
+            assert [event.seq for event in events] == list(range(1, len(events) + 1))
+
+
+async def test_a_stream_that_was_left_alone_has_no_forgotten_events(
+    redis_url: str, asterisk: SimulatedAsterisk
+) -> None:
+    async with working(redis_url, asterisk) as (worker, desk):
+        await eventually(lambda: has_gaps(desk, 1))
+        before = await desk.events()
+        await desk.redis.delete(desk.keys.epoch, desk.keys.lease, desk.keys.worker)
+        await worker.connected()
+        await eventually(lambda: has_gaps(desk, 2))
+        assert [gap.headers["reason"] for gap in await desk.events("BusGap")] == ["worker-start", "worker-start"]
+        events = await desk.events()
+        assert events[: len(before)] == before
+        assert all(later.seq == earlier.seq + 1 for earlier, later in pairwise(events) if later.epoch == earlier.epoch)
+
+
+async def test_a_call_is_followed_to_its_last_hangup_though_redis_is_emptied(
+    redis_url: str, asterisk: SimulatedAsterisk
+) -> None:
+    async with working(redis_url, asterisk) as (worker, desk), Bus(redis_url) as bus:
+        call = await bus.server("pbx1").originate("Local/101@default", application="Wait", data="600")
+        events, ended = asyncio.create_task(collected(call)), asyncio.create_task(call.ended())
+        assert (await call.answered()).is_answered
+        await eventually(lambda: len(call.legs) == 2)
+        legs = await desk.redis.hgetall(desk.keys.legs)
+        await empty(desk, worker)
+        await eventually(lambda: has_gaps(desk, 2))
+        assert await desk.redis.hgetall(desk.keys.legs) == legs
+        assert not events.done()
+        hang_up(asterisk, call.channel_id)
+        outcome = await ended
+        assert (outcome.is_answered, outcome.cause) == (True, 16)
+        names = [event.name for event in await events]
+        assert names[-1] == "Hangup"
+        assert names.count("Hangup") == names.count("Newchannel") == 2
+        assert await has_no_legs(desk)
+
+
+async def test_a_call_that_ends_while_redis_is_emptied(redis_url: str, asterisk: SimulatedAsterisk) -> None:
+    """Nobody watches between two tenures."""
+    async with working(redis_url, asterisk) as (worker, desk), Bus(redis_url) as bus:
+        call = await bus.server("pbx1").originate("Local/101@default", application="Wait", data="600")
+        events = asyncio.create_task(collected(call))
+        assert (await call.answered()).is_answered
+        asterisk.faults.stop_reading()
+        await desk.redis.flushall()
+        await eventually(lambda: len(worker.lines("lease taken")) == 2)
+        hang_up(asterisk, call.channel_id)
+        asterisk.faults.resume()
+        await worker.connected()
+        assert (await events)[-1].name in ("BusCallEnded", "Hangup")
+        assert (await call.ended()).is_answered
+        assert await has_no_legs(desk)
+
+
+async def test_a_followed_call_is_followed_on_though_redis_is_emptied(
+    redis_url: str, asterisk: SimulatedAsterisk
+) -> None:
+    async with working(redis_url, asterisk) as (worker, desk), Bus(redis_url) as bus:
+        placed = await bus.server("pbx1").originate("Local/101@default", application="Wait", data="600")
+        assert (await placed.answered()).is_answered
+        followed = await bus.server("pbx1").follow(placed.channel_id)
+        follows = await desk.redis.hkeys(desk.keys.follows)
+        await empty(desk, worker)
+        assert await desk.redis.hkeys(desk.keys.follows) == follows == [placed.channel_id.encode()]
+        hang_up(asterisk, placed.channel_id)
+        assert [event.name async for event in followed.events()][-1] == "BusFollowEnded"
