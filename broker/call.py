@@ -48,9 +48,11 @@ class Call(CallStory, ChannelControl):
         self._keys: Keys = submissions.keys
         self._pipeline = pipeline
         feed = self._feed = Feed(submissions)
-        self._reader = ActionReader(submission, submissions, pipeline, dispatcher)
+        self._reader, reader = [
+            ActionReader(submission, submissions, pipeline, dispatcher, self.channel_id) for _ in range(2)
+        ]
         state = CallState(self.channel_id, submission.action_id)
-        story = self._story = Story(state, ActionReader(submission, submissions, pipeline, dispatcher))
+        story = self._story = Story(state, reader)
         feed.readers += [self._reader, story.reader]
         self._subscription = Subscription(dispatcher, self._keys.action(submission.action_id), feed)
 

@@ -6,9 +6,10 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from typing import Final
 
+from broker.call_state import CallState
 from broker.codec import BusEvent, BusResponse, Result, State
 from broker.dispatcher import Dispatcher
-from broker.errors import AmibusError, ErrorCode
+from broker.errors import AmibusError, BusUnavailable, ErrorCode
 from broker.keys import Keys
 from broker.link import Interrupted
 from broker.messages import decoded, field_of, gap_before, stream_event
@@ -27,6 +28,10 @@ AGAIN_S: Final = 0.5
 UNSEEN_S: Final = 5.0
 """How long the first event of a call that has failed is waited for: Asterisk may tell that it failed before it tells of
 its channels, and of one that could not be made it tells nothing more."""
+
+GONE_S: Final = 30.0
+"""How long a call is listened to whose record is gone, or says nothing of it, while nothing is heard of it: a worker
+that goes on following it after Redis has lost its memory writes the record anew."""
 
 PAGE: Final = 500
 
@@ -267,14 +272,25 @@ class ActionReader(Reader):
     """The events of an action. One that places no call is over with its result."""
 
     def __init__(
-        self, submission: Submission, submissions: Submissions, pipeline: Pipeline, dispatcher: Dispatcher
+        self,
+        submission: Submission,
+        submissions: Submissions,
+        pipeline: Pipeline,
+        dispatcher: Dispatcher,
+        uniqueid: str,
     ) -> None:
+        """`uniqueid` is that of the channel which the call begins with, if it places one."""
         super().__init__(submissions.keys, pipeline, dispatcher, submission.action_id)
         self._submission = submission
         self._submissions = submissions
         self._seen_record = False
         self._asked_with: Result | None = None
         self._unseen_since: float | None = None
+        self._seen = CallState(uniqueid, submission.action_id)
+        self._recorded = ""
+        """What the record has said last of the call."""
+        self._silent_since: float | None = None
+        """Since when neither the record nor an event says anything of a call that is known to be alive."""
 
     def _is_ours(self, event: BusEvent) -> bool:
         return self._submission.action_id in event.action_ids
@@ -294,13 +310,14 @@ class ActionReader(Reader):
         record = await self._submissions.look(self._submission)
         if record is None:
             # Not taken up yet; or settled, or seen before, and expired since.
-            return settled is not None or self._seen_record
+            return (settled is not None or self._seen_record) and self._may_end()
         if not self._submission.owns(record):
             return settled is not None
         self._seen_record = True
         self._rewind(record.entry)
         if record.call:
-            self._unseen_since = None
+            self._unseen_since = self._silent_since = None
+            self._recorded = record.call
             return record.call == "ended"
         if not self._submission.places_call:
             return record.is_final
@@ -310,7 +327,31 @@ class ActionReader(Reader):
                 self._unseen_since = now
             return now - self._unseen_since >= UNSEEN_S
         # A done Originate has a call, even if its first event is still to come.
-        return record.is_final and record.state is not State.DONE
+        return record.is_final and record.state is not State.DONE and self._may_end()
+
+    def _may_end(self) -> bool:
+        """Whether nothing speaks against it that it is over, where its record says nothing of a call. Raises
+        `BusUnavailable` where the end of a call can not be known."""
+        is_alive = bool(self._seen.legs) or self._recorded in ("dialing", "up")
+        if self._seen.is_over or not is_alive:
+            return True
+        now = asyncio.get_running_loop().time()
+        if self._silent_since is None:
+            self._silent_since = now
+        if now - self._silent_since < GONE_S:
+            return False
+        self._silent_since = None  # who asks again waits again
+        raise BusUnavailable(
+            f"Redis has lost the record of the call {self._submission.action_id}, and nothing was heard of it for "
+            f"{GONE_S:g} s: perhaps nobody follows it any more"
+        )
+
+    def _is_news(self, event: BusEvent) -> bool:
+        is_news = super()._is_news(event)
+        if is_news:
+            self._seen.apply(event)
+            self._silent_since = None
+        return is_news
 
     def _is_doubtful(self) -> bool:
         return self._unseen_since is not None

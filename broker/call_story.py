@@ -129,7 +129,7 @@ class CallStory(ABC):
         interrupted, or because the reader was slow, is read again from the `events` stream; where that has
         been trimmed meanwhile, a `BusGap` says so. To be read by one task; a second iteration goes on where
         the first stopped. Raises `BusUnavailable`, also where this Redis user may not read `events` and
-        something was missed.
+        something was missed, and where Redis has lost the call's record and nothing is heard of it any more.
         """
         async for event in self._reader.events():
             yield event

@@ -14,6 +14,7 @@ from broker import (
     ActionUnknown,
     Bus,
     BusUnavailable,
+    Call,
     Disposition,
     ErrorCode,
     FollowedCall,
@@ -24,6 +25,7 @@ from broker import (
 from broker import call_events as call_events_module
 from broker import follow as follow_module
 from broker.ami import Headers
+from broker.call_events import ActionReader
 from broker.entry import Request
 from tests.bus_side import FakeWorker, until
 
@@ -80,6 +82,10 @@ class Stage:
 @pytest.fixture
 def stage(worker: FakeWorker) -> Stage:
     return Stage(worker)
+
+
+async def names(call: Call) -> list[str]:
+    return [event.name async for event in call.events()]
 
 
 async def test_all_may_be_waited_for_at_once(stage: Stage, pbx: Server) -> None:
@@ -190,6 +196,76 @@ async def test_patience_ends_and_the_waiting_can_begin_again(stage: Stage, pbx: 
     await stage.begin(call.uniqueid)
     await stage.answer()
     await stage.end(call.uniqueid)
+    assert (await call.ended(WAIT_S)).is_answered
+
+
+async def forget(stage: Stage, admin: redis.Redis) -> None:
+    """Redis loses the call's record."""
+    assert stage.request is not None
+    admin.delete(stage.worker.keys.action(stage.request.action_id))
+
+
+@pytest.mark.parametrize("sees_events", [True, False])
+async def test_a_record_that_is_gone_is_not_the_end_of_a_call(
+    stage: Stage, pbx: Server, admin: redis.Redis, monkeypatch: pytest.MonkeyPatch, sees_events: bool
+) -> None:
+    looks: list[bool] = []
+    look = ActionReader._is_over
+
+    async def counted(reader: ActionReader) -> bool:
+        looks.append(await look(reader))
+        return looks[-1]
+
+    call = await pbx.originate("Local/1", "200", timeout=WAIT_S)
+    monkeypatch.setattr(call_events_module, "LOOK_S", 0.02)
+    reading, ended = asyncio.create_task(names(call)), asyncio.create_task(call.ended(WAIT_S))
+    for leg in (call.uniqueid, f"{call.uniqueid};2"):
+        await stage.say("Newchannel", say=sees_events, Uniqueid=leg)
+    await stage.answer()
+    await call.result(WAIT_S)
+    assert call._submission.result is not None
+    readers: list[Any] = [call._reader, call._story.reader]
+    await until(lambda: all(reader._recorded == "up" for reader in readers))
+    monkeypatch.setattr(ActionReader, "_is_over", counted)
+    await forget(stage, admin)
+    await until(lambda: len(looks) > 10)
+    assert not any(looks)
+    await stage.say("Hangup", Uniqueid=f"{call.uniqueid};2", Cause="0")
+    await stage.say("Hangup", Uniqueid=call.uniqueid, Cause="16")
+    if not sees_events:  # that they were all its legs the record alone can tell
+        await stage.worker.event("BusCallEnded", call.action_id)
+    told = ["Newchannel"] * 2 * sees_events + ["Hangup"] * 2 + ["BusCallEnded"] * (not sees_events)
+    assert await reading == told
+    assert (await ended).is_answered
+
+
+async def test_who_waits_hears_that_a_record_is_gone_for_good(
+    stage: Stage, pbx: Server, admin: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(call_events_module, "LOOK_S", 0.02)
+    monkeypatch.setattr(call_events_module, "GONE_S", 0.1)
+    call = await pbx.originate("Local/1", "200", timeout=WAIT_S)
+    await stage.begin(call.uniqueid)
+    await stage.answer()
+    await call.result(WAIT_S)
+    await until(lambda: len(call.legs) == 2)
+    await forget(stage, admin)
+    for waiting in (names(call), call.ended(WAIT_S), call.bridged(WAIT_S)):
+        with pytest.raises(BusUnavailable, match="has lost the record of the call"):
+            await waiting
+    await stage.end(call.uniqueid)
+    assert (await names(call))[-2:] == ["Hangup", "Hangup"]
+
+
+async def test_a_record_that_has_expired_is_the_end_of_a_call(stage: Stage, pbx: Server, admin: redis.Redis) -> None:
+    call = await pbx.originate("Local/1", "200", timeout=WAIT_S)
+    await stage.begin(call.uniqueid)
+    await stage.answer()
+    await stage.end(call.uniqueid)
+    await call.result(WAIT_S)
+    await until(lambda: call._story.state.is_over)
+    await forget(stage, admin)
+    assert (await names(call))[-1] == "Hangup"
     assert (await call.ended(WAIT_S)).is_answered
 
 
