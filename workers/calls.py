@@ -2,10 +2,13 @@
 
 import asyncio
 from collections.abc import Callable, Collection, Container, Iterable, Mapping
+from dataclasses import replace
 from typing import Final
 
 from broker.ami import Event
 from broker.codec import State
+from broker.entry import Request
+from broker.errors import ErrorCode
 from broker.noise import without_noise
 from workers.channels import UP, Channel
 from workers.lone_legs import LoneLegs
@@ -18,6 +21,10 @@ UNSEEN_S: Final = 30.0
 
 UNTELLING: Final = ("", "0")
 """Hangup causes that give no cause."""
+
+RECORD_FORGOTTEN: Final = Outcome(
+    State.UNKNOWN, code=ErrorCode.RECORD_LOST, message="Redis went back in time and forgot it while it was under way"
+)
 
 
 class Calls:
@@ -57,7 +64,9 @@ class Calls:
         self._on_truth, self._on_note = on_truth, on_note
         self.look_away()
 
-    def expect(self, action_id: str, channel_id: str, sending_at: float | None = None) -> asyncio.Future[Outcome]:
+    def expect(
+        self, action_id: str, channel_id: str, sending_at: float | None = None, request: Request | None = None
+    ) -> asyncio.Future[Outcome]:
         """An Originate is about to be written, or may have been. The future is what became of it: its
         OriginateResponse, or that its call was found answered. `sending_at` is in unix seconds by Redis' clock.
 
@@ -71,6 +80,7 @@ class Calls:
             call.others.add(call.channel_id)
             call.others.discard(channel_id)
             call.channel_id = channel_id
+        call.request = request
         call.told_at = max(call.told_at, sending_at or 0.0)
         if call.response is None or call.response.cancelled():
             call.response = asyncio.get_running_loop().create_future()
@@ -157,6 +167,19 @@ class Calls:
             for call in self._calls.values()
             if call.state
         ]
+
+    def requests(self) -> dict[str, Request]:
+        """By ActionID: the Originates of these calls that this process has placed."""
+        return {call.action_id: call.request for call in self._calls.values() if call.request is not None}
+
+    def fate(self, action_id: str) -> Outcome:
+        """What became of one of them, whose record Redis has forgotten. Where that is not seen yet, it is to be settled
+        as `unknown`, and the truth will be told."""
+        call = self._calls[action_id]
+        if call.truth is None:
+            self.doubt(action_id, call.channel_id)
+        outcome = call.truth or RECORD_FORGOTTEN
+        return replace(outcome, channel=call.channel, uniqueid=call.channel_id) if call.channel else outcome
 
     def drop_gone(self, legs: Mapping[str, str]) -> list[Note]:
         """The same of nothing but the legs that are gone, also of calls that are only expected."""
@@ -336,6 +359,7 @@ class Calls:
         if call.state:
             return call.note(add=[uniqueid])
         call.state = "dialing"
+        call.channel = channel
         return call.note(add=[uniqueid], fields=["call", "dialing", "channel", channel, "uniqueid", uniqueid])
 
     def _answer(self, call: Call) -> Note:

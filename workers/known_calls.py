@@ -3,18 +3,20 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final
 
 from redis.asyncio import Redis
 
 from broker.codec import FINAL_STATES
 from broker.keys import Keys
+from broker.scripts import MAX_BATCH
 from workers.batch import until_done
 from workers.calls import Calls
 from workers.event_pump import EventPump
 from workers.record_fields import record_fields
 from workers.redis_client import REDIS_TIMEOUT_S
+from workers.settlement import Fate
 
 FORGOTTEN_PERIOD_S: Final = 1.0
 """How often it is looked whether the fate is known of an action whose call's end Redis has forgotten."""
@@ -38,6 +40,15 @@ class KnownCalls:
         for note in self._calls.recall(legs):
             self._pump.note(note)
         self._calls.load(legs, records)
+
+    async def restore(self, settle: Callable[[Sequence[Fate]], Awaitable[None]]) -> None:
+        """Write anew the records that Redis has forgotten of calls that this process has placed."""
+        requests = self._calls.requests()
+        records = await until_done("the calls alive", lambda: self._read_records(requests))
+        lost = [action_id for action_id in requests if action_id not in records]
+        for first in range(0, len(lost), MAX_BATCH):
+            some = lost[first : first + MAX_BATCH]
+            await settle([(requests[action_id], self._calls.fate(action_id), None) for action_id in some])
 
     async def tell_again(self) -> None:
         """Redis may have gone back in time: tell it what it has forgotten of our calls, and go on until all it takes

@@ -55,7 +55,7 @@ class Originates:
         Raises `ConnectionLost` if nothing was written.
         """
         assert job.channel_id is not None
-        outcome = self._calls.expect(job.request.action_id, job.channel_id, job.sending_at)
+        outcome = self._calls.expect(job.request.action_id, job.channel_id, job.sending_at, job.request)
         placed = True
         try:
             try:
@@ -78,7 +78,7 @@ class Originates:
     async def find_out(self, job: Job, otherwise: Outcome) -> Outcome:
         """The truth about an Originate that a lost worker sent, or may have sent; else `otherwise`."""
         assert job.channel_id is not None
-        outcome = self._calls.expect(job.request.action_id, job.channel_id, job.sending_at)
+        outcome = self._calls.expect(job.request.action_id, job.channel_id, job.sending_at, job.request)
         try:
             return await self._await(job, outcome, otherwise)
         finally:

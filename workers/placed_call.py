@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from broker.entry import Request
 from workers.notes import Note
 from workers.outcome import Outcome
 
@@ -14,6 +15,10 @@ class Call:
 
     action_id: str
     channel_id: str
+    request: Request | None = None
+    """The Originate, where this process has placed it: its record can be written anew from that."""
+    channel: str = ""
+    """The name of the first channel of it that was seen, as far as this process knows."""
     others: set[str] = field(default_factory=set)
     """Uniqueids beside the ChannelId that Redis takes for its legs, though its record knows of no channel."""
     legs: set[str] = field(default_factory=set)

@@ -188,18 +188,21 @@ class Tenure:
         """Find out what an earlier worker left, and since when nobody has watched."""
         # First of all: what Redis forgets after it was read is to be told again.
         self._redis_known_by = await until_done("what Redis is", self._lease.identify_redis)
+        if self._former is not None:
+            await self._known_calls.restore(self._worker.settlement.settle)
+        await self._known_calls.load()
+        await self._load_follows()
         entry, last = await until_done("the last event", self._last_event)
         self._away_since = entry_time(entry)
         if self._former is not None:
             former, self._former = self._former, None
             try:
+                # Behind what Redis is told of the calls, so that the first event takes that along.
                 is_forgotten = await self._pump.take_over(former._pump, entry, last)
             finally:
                 former.close()
             if is_forgotten or not self._away_since:
                 self._away_since = former._away_since
-        await self._known_calls.load()
-        await self._load_follows()
 
     async def _last_event(self) -> tuple[str, BusEvent | None]:
         """The last entry of the stream, 0-0 if there is none, and its event, if it is one."""

@@ -134,6 +134,12 @@ async def test_what_was_under_way_then_is_found_by_the_next_worker(redis_url: st
             assert (record["state"], record["error_code"]) == ("unknown", "record-lost")
 
 
+STABLE = (
+    "action", "lane", "entry", "producer", "fingerprint", "worker", "queued_at", "channel", "uniqueid",
+)  # fmt: skip
+"""The fields of a call's record that are the same when it is written anew."""
+
+
 # -- Redis is emptied: the tenure ends, and the next one of the same process knows what it did
 
 
@@ -195,10 +201,13 @@ async def test_a_call_is_followed_to_its_last_hangup_though_redis_is_emptied(
         events, ended = asyncio.create_task(collected(call)), asyncio.create_task(call.ended())
         assert (await call.answered()).is_answered
         await eventually(lambda: len(call.legs) == 2)
-        legs = await desk.redis.hgetall(desk.keys.legs)
+        legs, before = await desk.redis.hgetall(desk.keys.legs), await desk.reaches(call.action_id, call="up")
         await empty(desk, worker)
         await eventually(lambda: has_gaps(desk, 2))
         assert await desk.redis.hgetall(desk.keys.legs) == legs
+        after = await desk.reaches(call.action_id, state="done", call="up")
+        assert {name: after.get(name) for name in STABLE} == {name: before.get(name) for name in STABLE}
+        assert await desk.redis.ttl(desk.keys.action(call.action_id)) == -1, "it lives as long as the call"
         assert not events.done()
         hang_up(asterisk, call.channel_id)
         outcome = await ended
@@ -206,7 +215,26 @@ async def test_a_call_is_followed_to_its_last_hangup_though_redis_is_emptied(
         names = [event.name for event in await events]
         assert names[-1] == "Hangup"
         assert names.count("Hangup") == names.count("Newchannel") == 2
+        assert (await desk.reaches(call.action_id, call="ended"))["cause"] == "16"
+        assert await desk.redis.ttl(desk.keys.action(call.action_id)) > 0
         assert await has_no_legs(desk)
+
+
+async def test_the_truth_about_a_call_that_rings_while_redis_is_emptied(
+    redis_url: str, asterisk: SimulatedAsterisk
+) -> None:
+    async with working(redis_url, asterisk) as (worker, desk), Bus(redis_url) as bus:
+        asterisk.switch.ring_s = 600.0
+        call = await bus.server("pbx1").originate("Local/101@default", application="Wait", data="600")
+        ended = asyncio.create_task(call.ended())
+        await desk.reaches(call.action_id, call="dialing")
+        await empty(desk, worker)
+        record = await desk.reaches(call.action_id, state="unknown", call="dialing")
+        assert (record["error_code"], record["uniqueid"]) == ("record-lost", call.channel_id)
+        hang_up(asterisk, call.channel_id)
+        await ended
+        await desk.reaches(call.action_id, state="failed", call="ended")
+    assert len(asterisk.writes(call.action_id)) == 1
 
 
 async def test_a_call_that_ends_while_redis_is_emptied(redis_url: str, asterisk: SimulatedAsterisk) -> None:
