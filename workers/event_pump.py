@@ -23,6 +23,7 @@ from workers.event_buffer import EventBuffer
 from workers.follows import Follows
 from workers.lease import Lease, LeaseLost
 from workers.notes import Note, Notes
+from workers.outage import outage
 from workers.spool import CHUNK_BYTES, Spool, SpoolLost
 
 MEBIBYTE: Final = 1024 * 1024
@@ -281,7 +282,8 @@ class EventPump:
         since = entry_time(last_entry) or self._published_since
         # Where not even one of this worker's is there, earlier ones may be missing as well: nobody can say how many.
         dropped = self._last_out - last_seq if last_seq else ""
-        log.warning("redis has forgotten events", forgotten=dropped or "all that this worker had published")
+        if outage().is_news("events forgotten"):
+            log.warning("redis has forgotten events", forgotten=dropped or "all that this worker had published")
         return _headers(
             {"reason": "forgotten", "since": f"{since:.6f}", "until": f"{self._now():.6f}", "dropped": dropped}
         )
