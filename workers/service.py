@@ -16,7 +16,7 @@ from workers.clock import ServerClock
 from workers.config import Settings
 from workers.diary import journal_directory
 from workers.journal import Journal, JournalBusy, JournalError, JournalFull
-from workers.lease import Doubt, Holder, Lease, LeaseLost
+from workers.lease import Doubt, Lease, LeaseLost
 from workers.legacy import Legacy
 from workers.notify import notify
 from workers.outage import outage
