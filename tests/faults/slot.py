@@ -122,7 +122,7 @@ class Slot:
             return  # by whom, `unasked` tells in the end
         if code == -signal.SIGTERM:
             return  # so early that it had not begun to listen to signals
-        if code == UNUSABLE and self.host.was_full and any("is full" in line["event"] for line in life.lines()):
+        if code == UNUSABLE and self.host.was_full and any("is full" in line.get("error", "") for line in life.lines()):
             return  # there was no room for the journal, and it said so
         if code == 1 and any(line["event"] == TOLD_TWICE for line in life.lines()):
             return  # by a fault, and then by the round's end

@@ -23,6 +23,7 @@ import workers.service
 from tests.faults.breaking import exchange
 from tests.faults.kill_points import Orders, Points
 from tests.faults.variants import VARIANTS
+from workers.cli.failures import failure_of
 from workers.cli.worker import run_worker
 from workers.config import Settings, load_settings
 from workers.journal import Journal
@@ -110,7 +111,8 @@ def _live(command: dict[str, Any]) -> int:
         run_worker(load_settings())
     except BaseException as error:
         print(json.dumps({"event": "ended by an error", "error": repr(error)}), file=sys.stderr, flush=True)
-        return int(getattr(error, "exit_code", 1))
+        # As the command line ends it: 78 for what an operator has to mend, such as a full disk at the start.
+        return int(getattr(error, "exit_code", failure_of(error).exit_code))
     return 0
 
 
