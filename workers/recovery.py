@@ -165,9 +165,13 @@ class Recovery:
 
     async def _settle(self, begun: Begun, outcome: Outcome) -> None:
         """Settle as `unknown`; of a call the truth may be seen yet."""
+        if begun.action.lower() != "originate":
+            await self._worker.settlement.settle([(begun.request, outcome, None)])
+            return
+        channel_id = await self._channel_id(begun.action_id)
+        self._calls.doubt(begun.action_id, channel_id)  # what is seen from now on is not missed
         await self._worker.settlement.settle([(begun.request, outcome, None)])
-        if begun.action.lower() == "originate":
-            self._calls.doubt(begun.action_id, await self._channel_id(begun.action_id))
+        self._calls.doubt(begun.action_id, channel_id)  # what was seen before it was settled is told now
 
     async def _channel_id(self, action_id: str) -> str:
         """The ChannelId of an Originate that was begun."""

@@ -327,7 +327,7 @@ def events_lost() -> None:
 
 def gap_not_told() -> None:
     """Does not say for which time nobody listened."""
-    rewrite(Tenure, "_welcome", ("if self._away_since:", "if False:"))
+    rewrite(Tenure, "_welcome", ("if self._away_since is not None:", "if False:"))
 
 
 VARIANTS: dict[str, Callable[[], None]] = {
