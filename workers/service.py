@@ -52,7 +52,7 @@ async def serve(settings: Settings, stopping: asyncio.Event | None = None, *, un
     redis = connect(settings.redis, settings.keys)
     clock = ServerClock()
     lease, standby = Lease(redis, settings, clock), Standby(settings)
-    legacy = Legacy()
+    legacy, has_served = Legacy(), False
     log.info("starting", server=settings.server, asterisk=settings.ami, worker=settings.name, version=amibus_version())
     try:
         info = await unless(stopping, check_redis(redis, settings.redis))
@@ -61,7 +61,7 @@ async def serve(settings: Settings, stopping: asyncio.Event | None = None, *, un
         while True:
             await unless(stopping, standby.take_over(lease, legacy.drop))
             try:
-                journal = await _open_journal(settings, clock, lease, stopping)
+                journal = await _open_journal(settings, clock, lease, stopping, has_served=has_served)
                 if journal is None:
                     await unless(stopping, asyncio.sleep(settings.lease_s))
                 else:
@@ -71,6 +71,7 @@ async def serve(settings: Settings, stopping: asyncio.Event | None = None, *, un
                             redis, settings, clock, lease, journal, publish_command(info), doubtful_before,
                             legacy.take(lease),
                         )  # fmt: skip
+                        has_served = True
                         await tenure.run(stopping, until_drained=until_drained)
                         if until_drained:
                             return
@@ -88,10 +89,10 @@ async def serve(settings: Settings, stopping: asyncio.Event | None = None, *, un
 
 
 async def _open_journal(
-    settings: Settings, clock: ServerClock, lease: Lease, stopping: asyncio.Event
+    settings: Settings, clock: ServerClock, lease: Lease, stopping: asyncio.Event, *, has_served: bool
 ) -> Journal | None:
     """Open and seal this host's journal for the epoch just begun. None: another process of this host has it and cannot
-    be ended; the lease is given back."""
+    be ended, or its disk is full and this worker has served before; the lease is given back."""
     directory = journal_directory(settings.journal_dir, os.environ)
     owner = settings.keys.root.rstrip(":")
     try:
@@ -111,6 +112,9 @@ async def _open_journal(
     except JournalFull as error:
         journal.close()
         await lease.release()
+        if has_served:  # at the start an operator is there, who hears of it
+            log.error("the journal's disk is full: standing by", why=str(error))
+            return None
         raise JournalError(f"the disk of the journal in {directory} is full ({error}): make room on it") from None
     except BaseException:
         journal.close()

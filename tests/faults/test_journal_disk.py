@@ -186,6 +186,20 @@ async def test_a_disk_that_is_full_for_a_while(
         await nothing_twice_nothing_left(desk, asterisk)
 
 
+async def test_a_worker_that_is_fenced_while_the_disk_is_full_stands_by_until_there_is_room(
+    own_redis: RedisServer, asterisk: SimulatedAsterisk, disk: Disk
+) -> None:
+    settings = make_settings(own_redis.url, asterisk, journal_dir=str(disk.directory), allow=("Command",))
+    async with working(settings) as (worker, desk):
+        await filled(disk, worker, desk)
+        await desk.redis.flushall()
+        await setvar(desk, "after")
+        await worker.said("the journal's disk is full: standing by")
+        disk.make_room(worker.pid)
+        await all_end(desk, "done", "after")
+        assert written_of(asterisk, "after") == ["after"]
+
+
 async def test_what_holds_the_turn_while_the_disk_is_full_expires_too(
     own_redis: RedisServer, asterisk: SimulatedAsterisk, disk: Disk
 ) -> None:
