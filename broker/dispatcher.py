@@ -203,7 +203,7 @@ class Dispatcher:
             if isinstance(reply, redis.ResponseError):
                 error = translated(reply, self._address, "SUBSCRIBE")
                 if isinstance(error, Interrupted):
-                    raise error  # in this session the channel would stay dead
+                    raise error  # on this connection the channel would stay dead
                 self._refuse(expected.channel, error)
             else:
                 self._confirm(expected.channel)
